@@ -1,0 +1,1 @@
+//! Checkpoints in HDF5 by logical tensor, and Hugging Face folders.

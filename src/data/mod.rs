@@ -1,0 +1,1 @@
+//! Token files, tokenizers, and which sequence a step sees.

@@ -1,0 +1,1 @@
+//! Decks: what a run is asked to do, read from TOML and validated.

@@ -1,0 +1,5 @@
+//! How ranks talk: messages while a plan runs, and small agreements outside it.
+
+mod control;
+
+pub use control::{Control, Solo};

@@ -1,0 +1,3 @@
+//! The `tawpipe` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What a run reports: the journal, HDF5 series, progress.

@@ -1,0 +1,1 @@
+//! Forward and backward of every unit, composed of device operations.
