@@ -3,7 +3,9 @@
 //! A [`Job`] goes in, one [`RankPlan`] a rank comes out; the same plan is checked, measured in bytes, simulated, drawn
 //! and run. No MPI, no device and no clock in here.
 
+mod build;
 pub mod check;
+pub mod collective;
 mod job;
 mod op;
 mod slot;

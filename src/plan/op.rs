@@ -166,7 +166,7 @@ pub enum Action {
         saved: Option<Region>,
         /// Read and, for a block, overwritten: gradient with respect to the output becomes that of the input.
         dx: Region,
-        /// Written or added to: the unit's parameter gradient, f32.
+        /// Written or added to: the unit's parameter gradient, f32; all of it, zeros where tensors are padded.
         gradient: Region,
         /// Add to `gradient` instead of overwriting it.
         accumulate: bool,
@@ -263,7 +263,7 @@ pub enum Action {
         comm: CommId,
         /// Read and overwritten.
         region: Region,
-        /// Receives partial sums.
+        /// Receives partial sums: [`super::collective::ring_scratch`] elements for [`Algorithm::Ring`], none otherwise.
         scratch: Option<Region>,
         /// What it carries.
         payload: Payload,
@@ -283,7 +283,7 @@ pub const REDUCE_CHUNKS: usize = 2;
 pub struct HeadGradient {
     /// Written: gradient with respect to the head's input, `[tokens, dim]`.
     pub dx: Region,
-    /// Written or added to: gradient of the head's parameters, f32.
+    /// Written or added to: gradient of the head's parameters, f32; all of it, zeros where tensors are padded.
     pub weights: Region,
     /// Add to `weights` instead of overwriting.
     pub accumulate: bool,

@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::Rank;
 use crate::model::Shards;
 
-use super::{Job, RankPlan, Refusal, Split};
+use super::{Batch, Job, RankPlan, Refusal, Split};
+
+mod local;
+mod single;
 
 /// What the deck's `[system]` section chooses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,16 +71,74 @@ pub struct Schedule {
     pub splits: Vec<Split>,
 }
 
+/// A parallel system.
+pub trait System: Sync {
+    /// Decides what concerns all ranks, or says why the job cannot run this way.
+    fn schedule(&self, job: &Job) -> Result<Schedule, Refusal>;
+
+    /// One rank's plan. Ranks are planned one by one, each from the schedule alone.
+    fn rank(&self, schedule: &Schedule, rank: Rank) -> RankPlan;
+}
+
+/// A line of the table of systems.
+pub struct Entry {
+    /// As in the deck: `system.name`.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub summary: &'static str,
+    /// Which jobs it runs.
+    pub domain: &'static str,
+    /// The system itself.
+    pub system: &'static dyn System,
+}
+
+/// Every system there is.
+pub static SYSTEMS: [Entry; 1] = [Entry {
+    name: "single",
+    summary: "one rank does everything; gradients of all micro-batches add up in place",
+    domain: "one rank",
+    system: &single::Single,
+}];
+
+impl SystemOptions {
+    /// As in the deck: `system.name`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            SystemOptions::Single => "single",
+            SystemOptions::Tawpipe(_) => "tawpipe",
+        }
+    }
+}
+
+/// The system of this name.
+pub fn find(name: &str) -> Option<&'static Entry> {
+    SYSTEMS.iter().find(|entry| entry.name == name)
+}
+
 /// Decides what concerns all ranks.
+///
+/// # Errors
+/// A sentence that says why the system cannot run the job.
 pub fn schedule(job: &Job) -> Result<Schedule, Refusal> {
-    let _ = job;
-    Err(Refusal("no system yet".into()))
+    job.shape.validate().map_err(|e| Refusal(e.to_string()))?;
+    let Batch { seq, micro, micros } = job.batch;
+    if seq * micro * micros == 0 {
+        return Err(Refusal(format!("an empty batch: {micros} micro-batches of {micro} sequences of {seq} tokens")));
+    }
+    let name = job.system.name();
+    let entry = find(name).ok_or_else(|| Refusal(format!("there is no system \"{name}\"")))?;
+    entry.system.schedule(job)
 }
 
 impl Schedule {
     /// One rank's plan; ranks are generated one by one.
     pub fn rank(&self, rank: Rank) -> RankPlan {
-        let _ = rank;
-        unimplemented!()
+        let entry = find(self.job.system.name()).expect("scheduled by a system of the table");
+        entry.system.rank(self, rank)
+    }
+
+    /// All ranks' plans.
+    pub fn ranks(&self) -> Vec<RankPlan> {
+        (0..self.job.groups.ranks()).map(|rank| self.rank(rank)).collect()
     }
 }

@@ -1,0 +1,128 @@
+//! Writing a rank's plan down: slots are added one by one, ops in an order in which they would be right if each ran to
+//! its end before the next starts. The waits that keep them right on concurrent lanes follow from the regions, and are
+//! found here.
+
+use std::collections::HashMap;
+
+use crate::cluster::Rank;
+use crate::model::Dtype;
+
+use super::{Action, Lane, Op, OpId, Region, Segment, Slot, SlotId};
+
+/// The slots of a rank while its plan is written.
+#[derive(Debug, Default)]
+pub struct Slots {
+    list: Vec<Slot>,
+}
+
+impl Slots {
+    /// Adds a slot and returns all of it. See [`Slot`] for the arguments.
+    pub fn add(&mut self, name: impl Into<String>, elems: usize, dtype: Dtype, segment: Segment) -> Region {
+        self.list.push(Slot { name: name.into(), elems, dtype, segment, holds: None });
+        Region::new(self.list.len() - 1, 0..elems)
+    }
+
+    /// As [`Slots::add`], or nothing if it would be empty.
+    pub fn add_some(
+        &mut self,
+        name: impl Into<String>,
+        elems: usize,
+        dtype: Dtype,
+        segment: Segment,
+    ) -> Option<Region> {
+        (elems > 0).then(|| self.add(name, elems, dtype, segment))
+    }
+
+    /// The slot of a region.
+    pub fn get_mut(&mut self, region: Region) -> &mut Slot {
+        &mut self.list[region.slot]
+    }
+
+    /// All slots, in the order in which they were added.
+    pub fn finish(self) -> Vec<Slot> {
+        self.list
+    }
+}
+
+/// One use of a slot by an op that later ops may have to wait for.
+#[derive(Debug)]
+struct Use {
+    op: OpId,
+    region: Region,
+    writes: bool,
+}
+
+/// A list of ops in issue order.
+#[derive(Debug)]
+pub struct List {
+    rank: Rank,
+    ops: Vec<Op>,
+    /// Of every op: for each lane, how many of its ops are complete when this one is.
+    done: Vec<HashMap<Lane, usize>>,
+    /// Of every op: how many ops of its lane it makes complete.
+    place: Vec<usize>,
+    last: HashMap<Lane, OpId>,
+    uses: HashMap<SlotId, Vec<Use>>,
+}
+
+impl List {
+    /// An empty list of a rank.
+    pub fn new(rank: Rank) -> Self {
+        List { rank, ops: Vec::new(), done: Vec::new(), place: Vec::new(), last: HashMap::new(), uses: HashMap::new() }
+    }
+
+    /// Appends an op that waits for whatever it must not overtake: earlier writers of what it touches, and earlier
+    /// readers of what it writes. Waits that others already imply are left out.
+    pub fn push(&mut self, lane: Lane, action: Action) -> OpId {
+        let id = self.ops.len();
+        let access = action.access(self.rank);
+        let touches = || {
+            let reads = access.reads.iter().map(|&region| (region, false));
+            reads.chain(access.writes.iter().map(|&region| (region, true)))
+        };
+        let mut before: Vec<OpId> = touches()
+            .flat_map(|(region, writes)| {
+                let uses = self.uses.get(&region.slot).into_iter().flatten();
+                uses.filter(move |u| (writes || u.writes) && u.region.overlaps(&region)).map(|u| u.op)
+            })
+            .collect();
+        // The latest first: it implies most of the others.
+        before.sort_unstable_by(|a, b| b.cmp(a));
+        before.dedup();
+
+        let mut done = self.last.get(&lane).map(|&op| self.done[op].clone()).unwrap_or_default();
+        let mut waits = Vec::new();
+        for op in before {
+            if done.get(&self.ops[op].lane).is_none_or(|&count| count < self.place[op]) {
+                waits.push(op);
+                for (&lane, &count) in &self.done[op] {
+                    let known = done.entry(lane).or_default();
+                    *known = count.max(*known);
+                }
+            }
+        }
+        waits.reverse();
+        let place = self.last.get(&lane).map_or(1, |&op| self.place[op] + 1);
+        done.insert(lane, place);
+
+        for (region, writes) in touches() {
+            let uses = self.uses.entry(region.slot).or_default();
+            // What this op is ordered behind need not be remembered where it covers it.
+            uses.retain(|u| {
+                let covered = region.start <= u.region.start && u.region.range().end <= region.range().end;
+                !(covered && (writes || (!u.writes && self.ops[u.op].lane == lane)))
+            });
+            uses.push(Use { op: id, region, writes });
+        }
+        self.ops.push(Op { lane, waits, action });
+        self.done.push(done);
+        self.place.push(place);
+        self.last.insert(lane, id);
+        id
+    }
+
+    /// The ops.
+    pub fn finish(self) -> Vec<Op> {
+        self.ops
+    }
+}

@@ -1,0 +1,205 @@
+//! What every rank has that takes micro-batches through the whole model, and the ops it computes them with.
+
+use crate::model::{Dtype, Placement, Recompute, ShardId, Shards, Unit, footprint};
+use crate::plan::build::{List, Slots};
+use crate::plan::{
+    Action, Algorithm, CommId, HeadGradient, Job, Lane, Op, Payload, Region, Segment, Work, stats, step,
+};
+
+/// A rank's memory for a shard that lives on it.
+#[derive(Debug)]
+pub struct Owned {
+    pub shard: ShardId,
+    pub master: Region,
+    moment1: Region,
+    moment2: Region,
+    /// Only where the compute dtype is not the master's.
+    home: Option<Region>,
+    pub accumulator: Region,
+}
+
+impl Owned {
+    fn new(slots: &mut Slots, job: &Job, shard: ShardId, len: usize) -> Self {
+        let mut add = |what: &str, dtype, segment| {
+            let region = slots.add(format!("shard {shard} {what}"), len, dtype, segment);
+            slots.get_mut(region).holds = Some(Placement { shard, range: 0..len });
+            region
+        };
+        Owned {
+            shard,
+            master: add("master", Dtype::F32, Segment::Master),
+            moment1: add("moment1", Dtype::F32, Segment::Moment1),
+            moment2: add("moment2", Dtype::F32, Segment::Moment2),
+            home: (job.dtype != Dtype::F32).then(|| add("home", job.dtype, Segment::Home)),
+            accumulator: add("accumulator", Dtype::F32, Segment::Accumulator),
+        }
+    }
+
+    /// The shard's weights in the compute dtype.
+    pub fn weights(&self) -> Region {
+        self.home.unwrap_or(self.master)
+    }
+}
+
+/// Slots of a rank that do not depend on how weights reach it.
+#[derive(Debug)]
+pub struct Local {
+    pub owned: Vec<Owned>,
+    recompute: Recompute,
+    step: Region,
+    pub stats: Region,
+    /// i32: inputs, then targets.
+    tokens: Region,
+    /// Input of block i, and at last of the head: `[micro * seq, dim]`.
+    activations: Vec<Region>,
+    dx: Region,
+    /// Of each block; one and the same with [`Recompute::Block`].
+    saved: Vec<Option<Region>>,
+    workspace: Option<Region>,
+}
+
+impl Local {
+    /// Adds the slots of a rank that owns these shards.
+    pub fn new(slots: &mut Slots, job: &Job, shards: &Shards, owned: impl Iterator<Item = ShardId>) -> Self {
+        let owned = owned.map(|shard| Owned::new(slots, job, shard, shards.shards[shard].len)).collect();
+        let step = slots.add("step", step::LEN, Dtype::F64, Segment::Scalars);
+        let stats = slots.add("stats", stats::LEN, Dtype::F64, Segment::Scalars);
+        let tokens = slots.add("tokens", 2 * job.batch.micro_tokens(), Dtype::I32, Segment::Tokens);
+        let wide = job.batch.micro_tokens() * job.shape.dim;
+        let layers = job.shape.layers;
+        let activations =
+            (0..=layers).map(|i| slots.add(format!("activation {i}"), wide, job.dtype, Segment::Activation)).collect();
+        let dx = slots.add("dx", wide, job.dtype, Segment::Activation);
+        let need = |unit| footprint(&job.shape, unit, job.dtype, job.batch.micro, job.batch.seq);
+        let mut keep = |name: String, i| slots.add_some(name, need(Unit::Block(i)).saved, Dtype::Byte, Segment::Saved);
+        let saved = match job.recompute {
+            Recompute::None => (0..layers).map(|i| keep(format!("saved {i}"), i)).collect(),
+            Recompute::Block => vec![keep("saved".into(), 0); layers],
+        };
+        let workspace = shards.units.iter().map(|(unit, _)| need(*unit).workspace).max().unwrap_or(0);
+        let workspace = slots.add_some("workspace", workspace, Dtype::Byte, Segment::Workspace);
+        Local { owned, recompute: job.recompute, step, stats, tokens, activations, dx, saved, workspace }
+    }
+
+    /// This rank's memory of a shard, if the shard lives here.
+    pub fn own(&self, shard: ShardId) -> Option<&Owned> {
+        self.owned.iter().find(|owned| owned.shard == shard)
+    }
+
+    /// Inputs (first half) or targets (second half).
+    fn tokens(&self, half: usize) -> Region {
+        let len = self.tokens.len / 2;
+        self.tokens.sub(half * len..(half + 1) * len)
+    }
+
+    /// Fetches a micro-batch.
+    pub fn load(&self, list: &mut List, work: Work) {
+        list.push(Lane::Compute, Action::Load { work, tokens: self.tokens });
+    }
+
+    /// Forward of the embedding or a block; in training, a block's saved activations are kept if they are not
+    /// recomputed.
+    pub fn forward(&self, list: &mut List, unit: Unit, work: Work, weights: Region, training: bool) {
+        let (input, output, saved) = match unit {
+            Unit::Embed => (self.tokens(0), self.activations[0], None),
+            Unit::Block(i) => {
+                let keeps = training && self.recompute == Recompute::None;
+                (self.activations[i], self.activations[i + 1], self.saved[i].filter(|_| keeps))
+            }
+            Unit::Head => unreachable!("the head's forward is its loss"),
+        };
+        let workspace = self.workspace;
+        list.push(Lane::Compute, Action::Forward { unit, work, weights, input, output, saved, workspace });
+    }
+
+    /// The head's loss and, given a place for its parameters' gradient (and whether to add to it), its backward.
+    pub fn head(&self, list: &mut List, work: Work, weights: Region, gradient: Option<(Region, bool)>) {
+        let action = Action::HeadLoss {
+            work,
+            weights,
+            input: self.activations[self.activations.len() - 1],
+            targets: self.tokens(1),
+            gradient: gradient.map(|(weights, accumulate)| HeadGradient { dx: self.dx, weights, accumulate }),
+            loss: self.stats.sub(stats::LOSS..stats::LOSS + 1),
+            workspace: self.workspace,
+        };
+        list.push(Lane::Compute, action);
+    }
+
+    /// A unit's backward, after its recomputation if there is one; the embedding needs no weights.
+    pub fn backward(
+        &self,
+        list: &mut List,
+        unit: Unit,
+        work: Work,
+        weights: Option<Region>,
+        gradient: Region,
+        accumulate: bool,
+    ) {
+        let (dx, workspace) = (self.dx, self.workspace);
+        let (input, saved) = match unit {
+            Unit::Embed => (self.tokens(0), None),
+            Unit::Block(i) => (self.activations[i], self.saved[i]),
+            Unit::Head => unreachable!("the head's backward is part of its loss"),
+        };
+        if let (Recompute::Block, Some(saved), Some(weights)) = (self.recompute, saved, weights) {
+            list.push(Lane::Compute, Action::Recompute { unit, work, weights, input, saved, workspace });
+        }
+        let action = Action::Backward { unit, work, weights, input, saved, dx, gradient, accumulate, workspace };
+        list.push(Lane::Compute, action);
+    }
+
+    /// What follows from the masters: the copies in the compute dtype.
+    pub fn prepare(&self, list: &mut List) {
+        for owned in &self.owned {
+            if let Some(home) = owned.home {
+                list.push(Lane::Compute, Action::Cast { src: owned.master, dst: home });
+            }
+        }
+    }
+
+    /// Sums the iteration's statistics over all ranks.
+    pub fn sum_stats(&self, list: &mut List, lane: Lane, comm: CommId) {
+        let action = Action::AllReduce {
+            comm,
+            region: self.stats,
+            scratch: None,
+            payload: Payload::Scalars,
+            algorithm: Algorithm::Flat,
+        };
+        list.push(lane, action);
+    }
+
+    /// Adds the norm of the gradients of those shards that this rank counts.
+    pub fn norm(&self, list: &mut List, counts: impl Fn(ShardId) -> bool) {
+        for owned in self.owned.iter().filter(|owned| counts(owned.shard)) {
+            let stats = self.stats.sub(stats::SQUARES..stats::SQUARES + 1);
+            list.push(Lane::Compute, Action::NormPartial { gradient: owned.accumulator, stats });
+        }
+    }
+
+    /// AdamW on every shard that lives here.
+    pub fn update(&self, list: &mut List) {
+        for owned in &self.owned {
+            let action = Action::Update {
+                shard: owned.shard,
+                range: 0..owned.master.len,
+                gradient: owned.accumulator,
+                step: self.step,
+                stats: self.stats,
+                master: owned.master,
+                moment1: owned.moment1,
+                moment2: owned.moment2,
+                home: owned.home,
+            };
+            list.push(Lane::Compute, action);
+        }
+    }
+}
+
+/// The ops that a closure pushes for a rank.
+pub fn list(rank: usize, write: impl FnOnce(&mut List)) -> Vec<Op> {
+    let mut list = List::new(rank);
+    write(&mut list);
+    list.finish()
+}
