@@ -44,6 +44,33 @@ impl Slots {
     }
 }
 
+/// A slot as large as the largest region that is ever taken of it; none at all if none is.
+#[derive(Debug)]
+pub struct Elastic {
+    name: String,
+    dtype: Dtype,
+    segment: Segment,
+    slot: Option<SlotId>,
+}
+
+impl Elastic {
+    /// See [`Slot`] for the arguments.
+    pub fn new(name: String, dtype: Dtype, segment: Segment) -> Self {
+        Elastic { name, dtype, segment, slot: None }
+    }
+
+    /// The slot's first `len` elements.
+    pub fn take(&mut self, slots: &mut Slots, len: usize) -> Region {
+        let slot = match self.slot {
+            Some(slot) => slot,
+            None => slots.add(self.name.clone(), 0, self.dtype, self.segment).slot,
+        };
+        self.slot = Some(slot);
+        slots.list[slot].elems = slots.list[slot].elems.max(len);
+        Region::new(slot, 0..len)
+    }
+}
+
 /// One use of a slot by an op that later ops may have to wait for.
 #[derive(Debug)]
 struct Use {

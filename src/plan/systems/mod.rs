@@ -9,6 +9,7 @@ use super::{Batch, Job, RankPlan, Refusal, Split};
 
 mod local;
 mod single;
+mod tawpipe;
 
 /// What the deck's `[system]` section chooses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,12 +94,20 @@ pub struct Entry {
 }
 
 /// Every system there is.
-pub static SYSTEMS: [Entry; 1] = [Entry {
-    name: "single",
-    summary: "one rank does everything; gradients of all micro-batches add up in place",
-    domain: "one rank",
-    system: &single::Single,
-}];
+pub static SYSTEMS: [Entry; 2] = [
+    Entry {
+        name: "single",
+        summary: "one rank does everything; gradients of all micro-batches add up in place",
+        domain: "one rank",
+        system: &single::Single,
+    },
+    Entry {
+        name: "tawpipe",
+        summary: "weights stay on their owner, hop once between groups and are broadcast inside; gradients go back",
+        domain: "any number of ranks in any groups; any number of layers",
+        system: &tawpipe::Tawpipe,
+    },
+];
 
 impl SystemOptions {
     /// As in the deck: `system.name`.

@@ -1,0 +1,96 @@
+//! `tawpipe`: every rank takes its own micro-batches through the whole model, and the weights come to it.
+//!
+//! A shard stays with its owner. For a visit it hops once to each other group, to the rank with the owner's local
+//! index, and is broadcast inside the group; gradients are reduced inside the group onto the owner, or onto that same
+//! rank, and hop once to the owner. Weights for the next visit come in while the present one computes.
+//!
+//! All ranks write their lists down slot by slot of one global clock: the transfers of weights that arrive for the next
+//! visit, the computation, the transfers of its gradient. What two ranks do together has the same place in both lists,
+//! and an op waits only for what comes earlier, so nothing can wait in a circle: neither with all lanes at once nor with
+//! one operation at a time.
+
+mod owners;
+mod rank;
+mod visits;
+
+use crate::cluster::{Groups, Rank};
+use crate::model::{ShardId, Shards};
+use crate::plan::{CommId, Job, Lane, RankPlan, Refusal, Split};
+
+use super::{Embed, Schedule, Stagger, System, SystemOptions, TawpipeOptions};
+
+/// See the module.
+pub struct Tawpipe;
+
+/// A communication lane, which is also the number of its split.
+#[derive(Clone, Copy)]
+enum Way {
+    WeightHop,
+    Broadcast,
+    Reduce,
+    GradientHop,
+}
+
+impl Way {
+    fn lane(self) -> Lane {
+        Lane::Comm(self as usize)
+    }
+
+    fn comm(self) -> CommId {
+        self as usize
+    }
+}
+
+impl System for Tawpipe {
+    fn schedule(&self, job: &Job) -> Result<Schedule, Refusal> {
+        let options = options(job);
+        if options.blocks_per_shard == 0 {
+            return Err(Refusal("system.blocks_per_shard = 0; it must be at least 1".into()));
+        }
+        let shards = Shards::new(&job.shape, options.blocks_per_shard);
+        let outside = [shards.units[0].1.shard, shards.units[shards.units.len() - 1].1.shard];
+        let lives = |shard: ShardId| options.embed == Embed::Sharded || !outside.contains(&shard);
+        let owners = owners::owners(&shards, &job.groups, lives);
+        let world = vec![(0..job.groups.ranks()).collect()];
+        let groups: Vec<Vec<Rank>> = (0..job.groups.count()).map(|g| job.groups.members(g).collect()).collect();
+        let splits = vec![
+            Split { name: "weight hop", sets: world.clone() },
+            Split { name: "broadcast", sets: groups.clone() },
+            Split { name: "reduce", sets: groups },
+            Split { name: "gradient hop", sets: world },
+        ];
+        Ok(Schedule { job: job.clone(), shards, owners, splits })
+    }
+
+    fn rank(&self, schedule: &Schedule, rank: Rank) -> RankPlan {
+        rank::plan(schedule, rank)
+    }
+}
+
+fn options(job: &Job) -> &TawpipeOptions {
+    match &job.system {
+        SystemOptions::Tawpipe(options) => options,
+        other => unreachable!("a job of system {:?}", other.name()),
+    }
+}
+
+/// The rank of a group through which a shard comes in and its gradient goes out: the owner itself, or the one with the
+/// owner's local index (modulo the group's size).
+fn gate(groups: &Groups, group: usize, owner: Rank) -> Rank {
+    let (_, local) = groups.locate(owner);
+    groups.members(group).start + local % groups.size(group)
+}
+
+/// The slot of the global clock in which a group makes its first visit; slot 0 only fetches.
+fn first_slot(job: &Job, group: usize) -> usize {
+    match options(job).stagger {
+        Stagger::None => 1,
+        Stagger::Slots => 1 + group,
+    }
+}
+
+/// Rounds in which any rank of a group has a micro-batch: its lowest rank has the most.
+fn rounds(job: &Job, group: usize) -> usize {
+    let ranks = job.groups.ranks();
+    (job.batch.micros + ranks - 1 - job.groups.members(group).start) / ranks
+}

@@ -1,0 +1,106 @@
+//! The order in which a group goes through the model, and which shards that brings into its two ring slots.
+
+use std::ops::Range;
+
+use crate::model::{ShardId, Shards, Unit};
+
+/// What is computed in a visit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Token embedding.
+    Embed,
+    /// The shard's blocks, upwards.
+    Forward,
+    /// Head and loss, in training also their backward.
+    Head,
+    /// The shard's blocks, downwards.
+    Backward,
+    /// Gradient of the token embedding; needs no weights.
+    EmbedBackward,
+}
+
+impl Pass {
+    /// Whether it reads weights.
+    pub fn needs_weights(self) -> bool {
+        self != Pass::EmbedBackward
+    }
+}
+
+/// One stop at a shard. All ranks of a group make it together, each with its own micro-batch.
+#[derive(Clone, Debug)]
+pub struct Visit {
+    /// Round of one micro-batch a rank.
+    pub round: usize,
+    /// What is computed.
+    pub pass: Pass,
+    /// Whose parameters.
+    pub shard: ShardId,
+    /// Where the weights are, on ranks that do not own them.
+    pub ring: Option<Ring>,
+    /// The part of the shard whose gradient travels to the owner afterwards.
+    pub gradient: Option<Range<usize>>,
+}
+
+/// Use of a ring slot.
+#[derive(Clone, Copy, Debug)]
+pub struct Ring {
+    /// 0 or 1.
+    pub slot: usize,
+    /// The visit (if any: none for the first) under whose computation the weights come in; `None` if they are still
+    /// there from an earlier visit.
+    pub fetch: Option<Option<usize>>,
+}
+
+/// The visits of `rounds` rounds: up through the model and, in training, down again. Shards that do not `travel` take
+/// part in no transfer.
+///
+/// The ring is a cache of two slots. Weights for the next visit come in while the present one computes, so they go into
+/// the other slot, unless they are still in one of the two. That saves the transfers at the turning points: last block,
+/// head, last block; and first block, embedding, first block of the next round.
+pub fn visits(shards: &Shards, rounds: usize, training: bool, travel: impl Fn(ShardId) -> bool) -> Vec<Visit> {
+    let embed = shards.place(Unit::Embed);
+    let head = shards.place(Unit::Head);
+    let mut blocks: Vec<ShardId> =
+        shards.units.iter().filter(|(unit, _)| matches!(unit, Unit::Block(_))).map(|(_, place)| place.shard).collect();
+    blocks.dedup();
+
+    let mut stops = vec![(Pass::Embed, embed.shard)];
+    stops.extend(blocks.iter().map(|&shard| (Pass::Forward, shard)));
+    stops.push((Pass::Head, head.shard));
+    if training {
+        stops.extend(blocks.iter().rev().map(|&shard| (Pass::Backward, shard)));
+        stops.push((Pass::EmbedBackward, embed.shard));
+    }
+
+    let mut held: [Option<ShardId>; 2] = [None; 2];
+    let mut current = 1;
+    let mut under = None;
+    let mut list = Vec::new();
+    for round in 0..rounds {
+        for &(pass, shard) in &stops {
+            let ring = (pass.needs_weights() && travel(shard)).then(|| {
+                let fetch = match held.iter().position(|&s| s == Some(shard)) {
+                    Some(slot) => {
+                        current = slot;
+                        None
+                    }
+                    None => {
+                        current = 1 - current;
+                        held[current] = Some(shard);
+                        Some(under)
+                    }
+                };
+                under = Some(list.len());
+                Ring { slot: current, fetch }
+            });
+            let gradient = match pass {
+                Pass::Head if training => Some(head.range.clone()),
+                Pass::Backward => Some(0..shards.shards[shard].len),
+                Pass::EmbedBackward => Some(embed.range.clone()),
+                _ => None,
+            };
+            list.push(Visit { round, pass, shard, ring, gradient: gradient.filter(|_| travel(shard)) });
+        }
+    }
+    list
+}
