@@ -75,6 +75,7 @@ impl Elastic {
 #[derive(Debug)]
 struct Use {
     op: OpId,
+    lane: Lane,
     region: Region,
     writes: bool,
 }
@@ -137,9 +138,9 @@ impl List {
             // What this op is ordered behind need not be remembered where it covers it.
             uses.retain(|u| {
                 let covered = region.start <= u.region.start && u.region.range().end <= region.range().end;
-                !(covered && (writes || (!u.writes && self.ops[u.op].lane == lane)))
+                !(covered && (writes || (!u.writes && u.lane == lane)))
             });
-            uses.push(Use { op: id, region, writes });
+            uses.push(Use { op: id, lane, region, writes });
         }
         self.ops.push(Op { lane, waits, action });
         self.done.push(done);

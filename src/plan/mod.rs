@@ -10,6 +10,8 @@ mod job;
 mod op;
 mod slot;
 pub mod systems;
+pub mod tables;
+mod text;
 
 pub use job::{Batch, Job, Refusal};
 pub use op::{

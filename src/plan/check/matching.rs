@@ -1,0 +1,181 @@
+//! Rule 1: per communicator, all members call the same collectives in the same order, and messages of two ranks match
+//! in order with equal contents.
+
+use std::collections::BTreeMap;
+
+use crate::cluster::Rank;
+use crate::plan::{Action, CommId, Lane, Message, OpId, Payload};
+
+use super::{Check, Phase, Rule};
+
+/// An op of a rank.
+pub type Site = (Rank, OpId);
+
+/// A message from its sender's op to its receiver's, each with its number in the op's list.
+#[derive(Debug)]
+pub struct Pair {
+    pub from: (Site, usize),
+    pub to: (Site, usize),
+}
+
+/// What belongs together.
+#[derive(Debug, Default)]
+pub struct Matching {
+    pub pairs: Vec<Pair>,
+    /// Members of each collective call, ranks ascending.
+    pub calls: Vec<Vec<Site>>,
+}
+
+/// One end of a message: the op, its number in the op's list, and the message.
+type End<'a> = (Site, usize, &'a Message);
+
+impl Check<'_> {
+    /// Matches a list's messages and collectives over all ranks.
+    pub(super) fn matching(&mut self, phase: Phase) -> Matching {
+        let plans = self.plans;
+        let mut matching = Matching::default();
+        let mut calls: BTreeMap<(CommId, Rank), Vec<Site>> = BTreeMap::new();
+        let mut ends: BTreeMap<(CommId, Rank, Rank), (Vec<End>, Vec<End>)> = BTreeMap::new();
+        let mut lanes: BTreeMap<(CommId, Rank), Lane> = BTreeMap::new();
+        for (rank, plan) in plans.iter().enumerate() {
+            for (id, op) in phase.ops(plan).iter().enumerate() {
+                let Some(comm) = op.action.comm() else { continue };
+                let lane = *lanes.entry((comm, rank)).or_insert(op.lane);
+                if lane != op.lane {
+                    let text = format!(
+                        "{} uses communicator \"{}\" on {:?}, which earlier ops use on {lane:?}; one communicator \
+                         belongs to one lane",
+                        self.at(phase, rank, id),
+                        self.schedule.splits[comm].name,
+                        op.lane
+                    );
+                    self.report(Rule::Matching, text);
+                }
+                if let Action::Exchange { sends, recvs, .. } = &op.action {
+                    for (index, message) in sends.iter().enumerate() {
+                        let ends = ends.entry((comm, rank, message.peer)).or_default();
+                        ends.0.push(((rank, id), index, message));
+                    }
+                    for (index, message) in recvs.iter().enumerate() {
+                        let ends = ends.entry((comm, message.peer, rank)).or_default();
+                        ends.1.push(((rank, id), index, message));
+                    }
+                } else {
+                    calls.entry((comm, rank)).or_default().push((rank, id));
+                }
+            }
+        }
+        for ((comm, from, to), (sends, recvs)) in &ends {
+            self.messages(phase, (*comm, *from, *to), sends, recvs, &mut matching);
+        }
+        for (comm, split) in self.schedule.splits.iter().enumerate() {
+            for set in &split.sets {
+                let of = |rank: &Rank| calls.get(&(comm, *rank)).map_or(&[][..], Vec::as_slice);
+                let lists: Vec<&[Site]> = set.iter().map(of).collect();
+                self.collectives(phase, comm, set, &lists, &mut matching);
+            }
+        }
+        matching
+    }
+
+    /// Messages of one communicator from one rank to another.
+    fn messages(
+        &mut self,
+        phase: Phase,
+        (comm, from, to): (CommId, Rank, Rank),
+        sends: &[End],
+        recvs: &[End],
+        matching: &mut Matching,
+    ) {
+        let name = self.schedule.splits[comm].name;
+        for (number, (send, recv)) in sends.iter().zip(recvs).enumerate() {
+            let (sent, received) = (self.contents(from, send.2), self.contents(to, recv.2));
+            if sent != received {
+                let text = format!(
+                    "message {number} from rank {from} to rank {to} on \"{name}\": {} sends {}, but {} receives {}",
+                    self.at(phase, send.0.0, send.0.1),
+                    sent,
+                    self.at(phase, recv.0.0, recv.0.1),
+                    received
+                );
+                self.report(Rule::Matching, text);
+                return;
+            }
+            matching.pairs.push(Pair { from: (send.0, send.1), to: (recv.0, recv.1) });
+        }
+        if let Some((site, _, message)) = sends.get(recvs.len()) {
+            let text = format!(
+                "{} sends {} to rank {to}, which never receives it: \"{name}\" has {} sends from rank {from} to rank \
+                 {to}, and {} receives",
+                self.at(phase, site.0, site.1),
+                message.payload,
+                sends.len(),
+                recvs.len()
+            );
+            self.report(Rule::Matching, text);
+        }
+        if let Some((site, _, message)) = recvs.get(sends.len()) {
+            let text = format!(
+                "{} waits for {} from rank {from}, which never sends it: \"{name}\" has {} sends from rank {from} to \
+                 rank {to}, and {} receives",
+                self.at(phase, site.0, site.1),
+                message.payload,
+                sends.len(),
+                recvs.len()
+            );
+            self.report(Rule::Matching, text);
+        }
+    }
+
+    /// Collectives of one communicator of one set.
+    fn collectives(&mut self, phase: Phase, comm: CommId, set: &[Rank], lists: &[&[Site]], matching: &mut Matching) {
+        let name = self.schedule.splits[comm].name;
+        let longest = lists.iter().map(|list| list.len()).max().unwrap_or(0);
+        for number in 0..longest {
+            let first = lists.iter().find_map(|list| list.get(number)).expect("the longest list has it");
+            let expected = self.call(phase, *first);
+            for (&rank, list) in set.iter().zip(lists) {
+                let found = list.get(number).map(|&site| (site, self.call(phase, site)));
+                let text = match found {
+                    Some((_, found)) if found == expected => continue,
+                    Some(((rank, op), found)) => format!(
+                        "collective {number} on \"{name}\": {} calls {found}, but rank {} calls {expected}",
+                        self.at(phase, rank, op),
+                        first.0
+                    ),
+                    None => format!(
+                        "collective {number} on \"{name}\": rank {rank} never takes part in {expected} of {}",
+                        self.at(phase, first.0, first.1)
+                    ),
+                };
+                self.report(Rule::Matching, text);
+                return;
+            }
+            matching.calls.push(lists.iter().map(|list| list[number]).collect());
+        }
+    }
+
+    /// What both ends of a message must agree on, in words.
+    fn contents(&self, rank: Rank, message: &Message) -> String {
+        let slot = &self.plans[rank].slots[message.region.slot];
+        format!("{} as {} {} elements", message.payload, message.region.len, slot.dtype.name())
+    }
+
+    /// What all members of a collective must agree on, in words.
+    fn call(&self, phase: Phase, (rank, op): Site) -> String {
+        let describe = |kind: &str, region: crate::plan::Region, payload: &Payload, algorithm| {
+            let dtype = self.plans[rank].slots[region.slot].dtype.name();
+            format!("{kind} of {payload} as {} {dtype} elements by {algorithm:?}", region.len)
+        };
+        match &phase.ops(&self.plans[rank])[op].action {
+            Action::Broadcast { root, region, payload, algorithm, .. } => {
+                describe(&format!("broadcast from rank {root}"), *region, payload, algorithm)
+            }
+            Action::Reduce { root, region, payload, algorithm, .. } => {
+                describe(&format!("reduce to rank {root}"), *region, payload, algorithm)
+            }
+            Action::AllReduce { region, payload, algorithm, .. } => describe("all-reduce", *region, payload, algorithm),
+            _ => unreachable!("only collectives are listed"),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Memory and bytes of a plan, from its slots and communication alone.
+
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+
+use serde::Serialize;
+
+use crate::cluster::{Groups, Rank};
+
+use super::collective::{Collective, steps};
+use super::{Action, Op, Payload, RankPlan, Segment, Slot, Split};
+
+/// Bytes of a rank's slots, by what they are for.
+pub fn memory(slots: &[Slot]) -> BTreeMap<Segment, usize> {
+    let mut table = BTreeMap::new();
+    for slot in slots {
+        *table.entry(slot.segment).or_default() += slot.bytes();
+    }
+    table
+}
+
+/// Bytes sent over one link or several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Bytes {
+    /// Weights and gradients.
+    pub data: usize,
+    /// Scalars.
+    pub control: usize,
+}
+
+/// Bytes of one pass over a list of ops, by link class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Weights and gradients between ranks of one group.
+    pub intra: usize,
+    /// Weights and gradients between groups.
+    pub inter: usize,
+    /// Scalars, over any link.
+    pub control: usize,
+}
+
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, other: Traffic) {
+        self.intra += other.intra;
+        self.inter += other.inter;
+        self.control += other.control;
+    }
+}
+
+/// What a rank sends to each other rank in one pass over one of its lists.
+///
+/// # Panics
+/// If the plan is so wrong that a collective has no steps: the checker's business.
+pub fn sent(splits: &[Split], plan: &RankPlan, ops: &[Op]) -> BTreeMap<Rank, Bytes> {
+    let mut table: BTreeMap<Rank, Bytes> = BTreeMap::new();
+    let mut add = |to: Rank, payload: &Payload, bytes: usize| {
+        let entry = table.entry(to).or_default();
+        match payload {
+            Payload::Scalars => entry.control += bytes,
+            Payload::Weights(_) | Payload::Gradient(..) => entry.data += bytes,
+        }
+    };
+    for op in ops {
+        let (comm, what, region, payload, algorithm) = match &op.action {
+            Action::Exchange { sends, .. } => {
+                for message in sends {
+                    add(message.peer, &message.payload, message.region.len * width(plan, message.region.slot));
+                }
+                continue;
+            }
+            Action::Broadcast { comm, root, region, payload, algorithm } => {
+                (*comm, Collective::Broadcast(*root), *region, payload, *algorithm)
+            }
+            Action::Reduce { comm, root, region, payload, algorithm, .. } => {
+                (*comm, Collective::Reduce(*root), *region, payload, *algorithm)
+            }
+            Action::AllReduce { comm, region, payload, algorithm, .. } => {
+                (*comm, Collective::AllReduce, *region, payload, *algorithm)
+            }
+            _ => continue,
+        };
+        let members = splits[comm].set_of(plan.rank).expect("a member of its communicator");
+        let steps = steps(what, algorithm, members, plan.rank, region.len).expect("an algorithm of this collective");
+        for part in steps.into_iter().filter_map(|step| step.send) {
+            add(part.peer, payload, part.range.len() * width(plan, region.slot));
+        }
+    }
+    table
+}
+
+fn width(plan: &RankPlan, slot: usize) -> usize {
+    plan.slots[slot].dtype.bytes()
+}
+
+/// What a rank sends in one pass over one of its lists, by link class.
+pub fn traffic(groups: &Groups, splits: &[Split], plan: &RankPlan, ops: &[Op]) -> Traffic {
+    let mut traffic = Traffic::default();
+    let group = groups.group_of(plan.rank);
+    for (to, bytes) in sent(splits, plan, ops) {
+        traffic.control += bytes.control;
+        if groups.group_of(to) == group {
+            traffic.intra += bytes.data;
+        } else {
+            traffic.inter += bytes.data;
+        }
+    }
+    traffic
+}

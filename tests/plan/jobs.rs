@@ -1,0 +1,40 @@
+//! Small jobs to plan.
+
+use tawpipe::cluster::Groups;
+use tawpipe::model::{Dtype, ModelShape, Recompute};
+use tawpipe::plan::systems::{Embed, Stagger, SystemOptions, TawpipeOptions};
+use tawpipe::plan::{Batch, Job};
+
+/// A tiny model; all that matters for a plan is how many blocks it has and whether the head is tied.
+pub fn shape(layers: usize, tied: bool) -> ModelShape {
+    ModelShape {
+        dim: 8,
+        layers,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 4,
+        ffn: 12,
+        vocab: 40,
+        tied,
+        rope_theta: 1e4,
+        norm_eps: 1e-5,
+    }
+}
+
+/// A job of system `tawpipe` with `micros` micro-batches and default options.
+pub fn tawpipe(layers: usize, groups: &[usize], micros: usize) -> Job {
+    Job {
+        shape: shape(layers, false),
+        groups: Groups::new(groups),
+        batch: Batch { seq: 4, micro: 2, micros },
+        dtype: Dtype::F32,
+        grad_dtype: Dtype::F32,
+        recompute: Recompute::Block,
+        system: SystemOptions::Tawpipe(TawpipeOptions::default()),
+    }
+}
+
+/// The same job with other options.
+pub fn with(job: Job, embed: Embed, stagger: Stagger, blocks_per_shard: usize) -> Job {
+    Job { system: SystemOptions::Tawpipe(TawpipeOptions { blocks_per_shard, embed, stagger }), ..job }
+}

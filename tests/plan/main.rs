@@ -1,0 +1,4 @@
+//! Plans: every one of them checks clean and moves the bytes that theory says; broken ones are found out.
+
+mod clean;
+mod jobs;
