@@ -1,7 +1,13 @@
 //! Where arithmetic happens: memory, views of it, and the operations that the model is made of.
 
+pub mod cpu;
+mod matrix;
 mod memory;
+mod ops;
 mod view;
 
+pub use cpu::Cpu;
+pub use matrix::Matrix;
 pub use memory::Memory;
+pub use ops::{AdamW, AdamWStep, Attention, Device};
 pub use view::View;

@@ -1,4 +1,7 @@
 //! How many bytes a unit's forward keeps for its backward, and how many it needs while it runs.
+//!
+//! The sizes follow from layouts: which tensors lie in a slot and where. `nn` takes its tensors from the same layouts,
+//! so that a size can be neither forgotten nor guessed.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +26,229 @@ pub struct Footprint {
     pub workspace: usize,
 }
 
-/// Bytes a unit needs for a micro-batch of `micro` sequences of `seq` tokens.
+/// Bytes a unit needs for a micro-batch of `micro` sequences of `seq` tokens. Linear in `seq`.
 pub fn footprint(shape: &ModelShape, unit: Unit, dtype: Dtype, micro: usize, seq: usize) -> Footprint {
-    let _ = (shape, unit, dtype, micro, seq);
-    Footprint { saved: 0, workspace: 0 }
+    let tokens = micro * seq;
+    match unit {
+        Unit::Embed => Footprint { saved: 0, workspace: 0 },
+        Unit::Block(_) => Footprint {
+            saved: BlockSaved::new(shape, dtype, tokens).bytes,
+            workspace: BlockForward::new(shape, dtype, tokens)
+                .bytes
+                .max(BlockEvaluate::new(shape, dtype, tokens).bytes)
+                .max(BlockBackward::new(shape, dtype, tokens).bytes),
+        },
+        Unit::Head => Footprint { saved: 0, workspace: HeadWork::new(shape, dtype, tokens).bytes },
+    }
+}
+
+/// A tensor's place in a slot of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// First byte.
+    pub offset: usize,
+    /// Number of elements.
+    pub elems: usize,
+    /// Their type.
+    pub dtype: Dtype,
+}
+
+/// Tensors laid one after the other, each at the start of a cache line.
+#[derive(Clone, Copy, Debug, Default)]
+struct Layout {
+    bytes: usize,
+}
+
+impl Layout {
+    fn take(&mut self, elems: usize, dtype: Dtype) -> Field {
+        let field = Field { offset: self.bytes, elems, dtype };
+        self.bytes += (elems * dtype.bytes()).next_multiple_of(64);
+        field
+    }
+
+    /// Two ways to use the same bytes, one after the other in time.
+    fn either(&mut self, other: Layout) {
+        self.bytes = self.bytes.max(other.bytes);
+    }
+}
+
+/// What a block's backward reads beside its input and its weights.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockSaved {
+    /// `[tokens, q + 2 kv]` (T): rotated queries and keys, and values.
+    pub qkv: Field,
+    /// `[tokens, q]` (T): attention's result.
+    pub attention: Field,
+    /// `[micro, heads, seq]` (f32): attention's log-sums.
+    pub lse: Field,
+    /// `[tokens, dim]` (T): the input plus the attention branch.
+    pub middle: Field,
+    /// `[tokens, 2 ffn]` (T).
+    pub gate_up: Field,
+    /// `[tokens]` (f32): of the input.
+    pub inverse_rms1: Field,
+    /// `[tokens]` (f32): of the middle.
+    pub inverse_rms2: Field,
+    /// All of it.
+    pub bytes: usize,
+}
+
+impl BlockSaved {
+    /// For `tokens` tokens computed in `dtype` (T).
+    pub fn new(shape: &ModelShape, dtype: Dtype, tokens: usize) -> Self {
+        let mut layout = Layout::default();
+        BlockSaved {
+            qkv: layout.take(tokens * (shape.q_dim() + 2 * shape.kv_dim()), dtype),
+            attention: layout.take(tokens * shape.q_dim(), dtype),
+            lse: layout.take(tokens * shape.heads, Dtype::F32),
+            middle: layout.take(tokens * shape.dim, dtype),
+            gate_up: layout.take(tokens * 2 * shape.ffn, dtype),
+            inverse_rms1: layout.take(tokens, Dtype::F32),
+            inverse_rms2: layout.take(tokens, Dtype::F32),
+            bytes: layout.bytes,
+        }
+    }
+}
+
+/// Scratch of a block's forward that keeps what backward reads.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockForward {
+    /// `[tokens, dim]` (T): a norm's result.
+    pub norm: Field,
+    /// `[tokens, ffn]` (T): SwiGLU's result.
+    pub act: Field,
+    /// All of it.
+    pub bytes: usize,
+}
+
+impl BlockForward {
+    /// For `tokens` tokens computed in `dtype` (T).
+    pub fn new(shape: &ModelShape, dtype: Dtype, tokens: usize) -> Self {
+        let mut layout = Layout::default();
+        BlockForward {
+            norm: layout.take(tokens * shape.dim, dtype),
+            act: layout.take(tokens * shape.ffn, dtype),
+            bytes: layout.bytes,
+        }
+    }
+}
+
+/// Scratch of a block's forward that keeps nothing: the attention's tensors and SwiGLU's share their place.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockEvaluate {
+    /// `[tokens, dim]` (T): a norm's result.
+    pub norm: Field,
+    /// `[tokens]` (f32).
+    pub inverse_rms: Field,
+    /// `[micro, heads, seq]` (f32).
+    pub lse: Field,
+    /// `[tokens, q + 2 kv]` (T).
+    pub qkv: Field,
+    /// `[tokens, q]` (T).
+    pub attention: Field,
+    /// `[tokens, 2 ffn]` (T), after the attention; its first half becomes SwiGLU's result.
+    pub gate_up: Field,
+    /// All of it.
+    pub bytes: usize,
+}
+
+impl BlockEvaluate {
+    /// For `tokens` tokens computed in `dtype` (T).
+    pub fn new(shape: &ModelShape, dtype: Dtype, tokens: usize) -> Self {
+        let mut layout = Layout::default();
+        let norm = layout.take(tokens * shape.dim, dtype);
+        let inverse_rms = layout.take(tokens, Dtype::F32);
+        let lse = layout.take(tokens * shape.heads, Dtype::F32);
+        let mut later = layout;
+        let qkv = layout.take(tokens * (shape.q_dim() + 2 * shape.kv_dim()), dtype);
+        let attention = layout.take(tokens * shape.q_dim(), dtype);
+        let gate_up = later.take(tokens * 2 * shape.ffn, dtype);
+        layout.either(later);
+        BlockEvaluate { norm, inverse_rms, lse, qkv, attention, gate_up, bytes: layout.bytes }
+    }
+}
+
+/// Scratch of a block's backward: SwiGLU's tensors and the attention's share their place.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockBackward {
+    /// `[tokens, dim]` (T): a norm's result, computed again.
+    pub norm: Field,
+    /// `[tokens, dim]` (T): gradient of it.
+    pub d_norm: Field,
+    /// `[tokens]` (f32): of the norm computed again; what was saved is not written to.
+    pub inverse_rms: Field,
+    /// `[8, dim]` (f32): partial gradients of a norm's weight.
+    pub parts: Field,
+    /// `[tokens, ffn]` (T): SwiGLU's gradient, then its result.
+    pub act: Field,
+    /// `[tokens, 2 ffn]` (T).
+    pub d_gate_up: Field,
+    /// `[tokens, q]` (T).
+    pub d_attention: Field,
+    /// `[tokens, q + 2 kv]` (T).
+    pub d_qkv: Field,
+    /// All of it.
+    pub bytes: usize,
+}
+
+/// Partial sums of a norm weight's gradient.
+pub const NORM_PARTS: usize = 8;
+
+impl BlockBackward {
+    /// For `tokens` tokens computed in `dtype` (T).
+    pub fn new(shape: &ModelShape, dtype: Dtype, tokens: usize) -> Self {
+        let mut layout = Layout::default();
+        let norm = layout.take(tokens * shape.dim, dtype);
+        let d_norm = layout.take(tokens * shape.dim, dtype);
+        let inverse_rms = layout.take(tokens, Dtype::F32);
+        let parts = layout.take(NORM_PARTS * shape.dim, Dtype::F32);
+        let mut later = layout;
+        let act = layout.take(tokens * shape.ffn, dtype);
+        let d_gate_up = layout.take(tokens * 2 * shape.ffn, dtype);
+        let d_attention = later.take(tokens * shape.q_dim(), dtype);
+        let d_qkv = later.take(tokens * (shape.q_dim() + 2 * shape.kv_dim()), dtype);
+        layout.either(later);
+        BlockBackward { norm, d_norm, inverse_rms, parts, act, d_gate_up, d_attention, d_qkv, bytes: layout.bytes }
+    }
+}
+
+/// Scratch of the head, which works on `chunk` tokens at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadWork {
+    /// Tokens of a chunk.
+    pub chunk: usize,
+    /// `[chunk, dim]` (T): the norm's result.
+    pub norm: Field,
+    /// `[chunk, dim]` (T): gradient of it.
+    pub d_norm: Field,
+    /// `[8, dim]` (f32): partial gradients of the norm's weight.
+    pub parts: Field,
+    /// `[chunk]` (f32).
+    pub inverse_rms: Field,
+    /// `[chunk]` (f32): loss of each token.
+    pub losses: Field,
+    /// `[chunk, vocab]` (f32).
+    pub logits: Field,
+    /// All of it.
+    pub bytes: usize,
+}
+
+impl HeadWork {
+    /// For `tokens` tokens computed in `dtype` (T).
+    pub fn new(shape: &ModelShape, dtype: Dtype, tokens: usize) -> Self {
+        // Some 32 MiB of logits: enough rows for the products to run at full speed, few enough to stay in the cache of
+        // a server.
+        let chunk = ((8 << 20) / shape.vocab).clamp(64, 1024).min(tokens);
+        let mut layout = Layout::default();
+        HeadWork {
+            chunk,
+            norm: layout.take(chunk * shape.dim, dtype),
+            d_norm: layout.take(chunk * shape.dim, dtype),
+            parts: layout.take(NORM_PARTS * shape.dim, Dtype::F32),
+            inverse_rms: layout.take(chunk, Dtype::F32),
+            losses: layout.take(chunk, Dtype::F32),
+            logits: layout.take(chunk * shape.vocab, Dtype::F32),
+            bytes: layout.bytes,
+        }
+    }
 }

@@ -9,7 +9,10 @@ mod param;
 mod shape;
 mod shard;
 
-pub use footprint::{Footprint, Recompute, footprint};
+pub use footprint::{
+    BlockBackward, BlockEvaluate, BlockForward, BlockSaved, Field, Footprint, HeadWork, NORM_PARTS, Recompute,
+    footprint,
+};
 pub use init::init;
 pub use param::{ALIGN, Init, Param, align, unit_params};
 pub use shape::{ModelShape, ShapeError};
