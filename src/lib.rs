@@ -9,6 +9,7 @@ pub mod data;
 pub mod deck;
 pub mod device;
 pub mod engine;
+pub mod exit;
 pub mod fabric;
 pub mod generate;
 pub mod metrics;

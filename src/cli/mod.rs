@@ -1,1 +1,27 @@
-//! The command line.
+//! The command line: what was typed, and which room does it.
+//!
+//! Only `train` ever starts MPI.
+
+mod args;
+mod launch;
+mod plan;
+mod tokenize;
+
+pub use args::Cli;
+pub use launch::{fail, start_log};
+
+use args::Command;
+
+use crate::exit::Exit;
+
+/// Does what was typed.
+pub fn run(cli: Cli) -> anyhow::Result<Exit> {
+    match cli.command {
+        Command::Plan(args) => plan::run(&args),
+        Command::Report { runs } => {
+            print!("{}", crate::report::report(&runs)?);
+            Ok(Exit::Done)
+        }
+        Command::Tokenize(args) => tokenize::run(&args),
+    }
+}

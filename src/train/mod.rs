@@ -1,1 +1,5 @@
 //! The training loop.
+
+mod schedule;
+
+pub use schedule::learning_rate;

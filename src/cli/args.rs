@@ -1,0 +1,85 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::data::TokenType;
+use crate::exit::Exit;
+
+/// Trains LLaMA-style models whose weights travel between ranks.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = exit_codes(), max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Check a deck's plan, and show its memory and the bytes it sends; needs no MPI
+    Plan(PlanArgs),
+    /// Compare runs in a table, and draw each one's loss curve into its folder
+    Report {
+        /// Run folders
+        #[arg(required = true, value_name = "RUN")]
+        runs: Vec<PathBuf>,
+    },
+    /// Write the token ids of a text to a file
+    Tokenize(TokenizeArgs),
+}
+
+/// A deck and changes to it.
+#[derive(Debug, Args)]
+pub(super) struct DeckArgs {
+    /// The deck, a TOML file; all keys stand in docs/deck.md
+    #[arg(value_name = "DECK")]
+    pub file: PathBuf,
+    /// Replace a key of the deck; the value is TOML, or else a string
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub sets: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub deck: DeckArgs,
+    /// Number of ranks; left out, what --groups or cluster.ranks_per_group say, else 1
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ranks: Option<u32>,
+    /// Sizes of the groups, such as 2,2; replaces cluster.ranks_per_group
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pub groups: Vec<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TokenizeArgs {
+    /// A text file in UTF-8
+    pub text: PathBuf,
+    /// A Hugging Face tokenizer.json, or `bytes`
+    #[arg(long)]
+    pub tokenizer: PathBuf,
+    /// The token file to write
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Type of an id in the file, little-endian
+    #[arg(long, default_value = "u16", value_parser = token_type)]
+    pub token_type: TokenType,
+}
+
+fn token_type(word: &str) -> Result<TokenType, String> {
+    match word {
+        "u8" => Ok(TokenType::U8),
+        "u16" => Ok(TokenType::U16),
+        "u32" => Ok(TokenType::U32),
+        "i32" => Ok(TokenType::I32),
+        _ => Err("accepted: u8, u16, u32, i32".into()),
+    }
+}
+
+/// The table of exit codes for `--help`.
+fn exit_codes() -> String {
+    let lines = Exit::ALL.map(|exit| format!("  {}  {}", exit.code(), exit.meaning()));
+    format!("Exit codes:\n{}", lines.join("\n"))
+}

@@ -1,0 +1,63 @@
+//! Logs and errors of a program that may run many times at once under mpirun.
+
+use std::io::Write;
+use std::time::Duration;
+
+use crate::data::DataError;
+use crate::deck::DeckError;
+use crate::exit::Exit;
+use crate::model::ShapeError;
+use crate::plan::Refusal;
+
+/// How long other ranks hold back an error that rank 0 may be about to report as well.
+const HOLD_BACK: Duration = Duration::from_secs(2);
+
+/// This process's rank, as mpirun or srun tells it in the environment, known before MPI is initialised.
+pub fn launched_rank() -> Option<usize> {
+    ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok()?.parse().ok())
+}
+
+/// Starts logging to standard error: `info` on rank 0, warnings elsewhere; `RUST_LOG` changes that. Lines of several
+/// ranks carry the rank.
+pub fn start_log() {
+    let rank = launched_rank();
+    let level = if rank.unwrap_or(0) == 0 { "info" } else { "warn" };
+    let prefix = rank.map_or_else(String::new, |rank| format!("[{rank}] "));
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))
+        .format(move |out, record| match record.level() {
+            log::Level::Info => writeln!(out, "{prefix}{}", record.args()),
+            level => writeln!(out, "{prefix}{}: {}", level.as_str().to_lowercase(), record.args()),
+        })
+        .init();
+}
+
+/// Says in one line on standard error why the program ends, and which code that is.
+///
+/// An error that all ranks find is said once: rank 0 speaks at once, and when it exits the launcher ends the others
+/// before their turn. An error that only another rank finds is said by that rank, after holding back.
+pub fn fail(error: &anyhow::Error) -> Exit {
+    let exit = exit_of(error);
+    let rank = launched_rank().unwrap_or(0);
+    if rank > 0 {
+        std::thread::sleep(HOLD_BACK);
+        eprintln!("tawpipe: rank {rank}: {}", line(error));
+    } else {
+        eprintln!("tawpipe: {}", line(error));
+    }
+    exit
+}
+
+/// The chain of causes as one line.
+fn line(error: &anyhow::Error) -> String {
+    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Errors that the user can mend in the input are bad input; all others are failures.
+fn exit_of(error: &anyhow::Error) -> Exit {
+    let bad_input = error.chain().any(|cause| {
+        cause.is::<DeckError>() || cause.is::<DataError>() || cause.is::<ShapeError>() || cause.is::<Refusal>()
+    });
+    if bad_input { Exit::BadInput } else { Exit::Failure }
+}

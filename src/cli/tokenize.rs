@@ -1,0 +1,20 @@
+//! `tawpipe tokenize`.
+
+use std::path::Path;
+
+use crate::data::{Tokenizer, TokenizerChoice};
+use crate::exit::Exit;
+
+use super::args::TokenizeArgs;
+
+/// Writes the token file.
+pub fn run(args: &TokenizeArgs) -> anyhow::Result<Exit> {
+    let choice = match args.tokenizer.as_path() {
+        bytes if bytes == Path::new("bytes") => TokenizerChoice::Bytes,
+        file => TokenizerChoice::File(file.to_path_buf()),
+    };
+    let tokenizer = Tokenizer::load(&choice)?;
+    let tokens = tokenizer.encode_file(&args.text, &args.out, args.token_type)?;
+    println!("{}: {tokens} tokens, vocabulary {}", args.out.display(), tokenizer.vocab());
+    Ok(Exit::Done)
+}

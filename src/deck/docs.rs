@@ -1,0 +1,55 @@
+//! The reference of all keys, `docs/deck.md`, written from the sections themselves.
+
+use std::fmt::Write;
+
+use toml::Value as Toml;
+
+use crate::plan::systems::{SystemOptions, TawpipeOptions};
+
+use super::{BatchSection, ClusterSection, DataSection, ModelSection, OptimSection, RunSection, Section, system};
+
+/// The reference as Markdown.
+pub fn markdown() -> String {
+    let mut out = String::from(
+        "# Deck reference\n\n\
+         Written by `cargo test --test cli deck_reference` from `src/deck/sections.rs`; edit that file instead.\n\n\
+         A deck is a TOML file. Paths are relative to it. `--set section.key=value` replaces a key. A key that nothing\n\
+         reads is an error. Each run saves its deck with all defaults filled in as `deck.toml`.\n",
+    );
+    section::<ModelSection>(&mut out);
+    section::<DataSection>(&mut out);
+    section::<BatchSection>(&mut out);
+    section::<OptimSection>(&mut out);
+    section::<RunSection>(&mut out);
+    section::<ClusterSection>(&mut out);
+    systems(&mut out);
+    out
+}
+
+fn section<S: Section>(out: &mut String) {
+    let _ = writeln!(out, "\n## `[{}]`\n\n{}\n", S::NAME, S::ABOUT.trim());
+    out.push_str("| key | accepts | default | |\n|---|---|---|---|\n");
+    for key in S::keys() {
+        let default = key.default.map_or(String::new(), |value| format!("`{value}`"));
+        let _ =
+            writeln!(out, "| `{}` | {} | {default} | {} |", key.name, key.accepts.replace('|', "\\|"), key.doc.trim());
+    }
+}
+
+/// Every system with its options and their defaults; what they mean stands in `src/plan/systems/`.
+fn systems(out: &mut String) {
+    let _ = writeln!(
+        out,
+        "\n## `[system]`\n\nThe parallel system: `name`, and that system's options with their defaults (see \
+         `src/plan/systems/`).\n"
+    );
+    for options in [SystemOptions::Single, SystemOptions::Tawpipe(TawpipeOptions::default())] {
+        let mut table = system::write(&options);
+        let name = table.remove("name").unwrap_or(Toml::String(system::DEFAULT.into()));
+        let _ = write!(out, "```toml\n[system]\nname = {name}\n");
+        for (key, value) in table {
+            let _ = writeln!(out, "{key} = {value}");
+        }
+        out.push_str("```\n");
+    }
+}

@@ -1,0 +1,133 @@
+//! Defaults that depend on other keys, and what must hold between keys.
+
+use crate::data::Tokenizer;
+
+use super::section::Origin;
+use super::{BatchSection, Deck, DeckError, ModelSection, OptimSection, RunSection};
+
+/// Base of the rotary frequencies in LLaMA.
+const ROPE_THETA: f64 = 10_000.0;
+/// Epsilon of RMSNorm in LLaMA.
+const NORM_EPS: f64 = 1e-5;
+
+impl Deck {
+    /// Fills in the model and checks everything that can be checked before a file of data is opened.
+    pub(super) fn resolve(&mut self, origin: &Origin) -> Result<(), DeckError> {
+        self.data(origin)?;
+        self.resolve_model(origin)?;
+        self.batch.check(origin)?;
+        self.optim.check(&self.run, origin)?;
+        self.run.check(origin)
+    }
+
+    fn data(&self, origin: &Origin) -> Result<(), DeckError> {
+        let data = &self.data;
+        match (&data.text, &data.tokens) {
+            (Some(_), Some(_)) => return Err(origin.invalid("data.text and data.tokens exclude each other")),
+            (None, None) => {
+                return Err(origin.invalid("data.text (a text file) or data.tokens (a file of token ids) is required"));
+            }
+            _ => {}
+        }
+        if data.seq == 0 {
+            return Err(origin.invalid("data.seq = 0; it must be at least 1"));
+        }
+        Ok(())
+    }
+
+    fn resolve_model(&mut self, origin: &Origin) -> Result<(), DeckError> {
+        if let Some(from) = &self.model.from {
+            if let Some(key) = self.model.shape_keys().first() {
+                return Err(origin.invalid(format!("model.from replaces the shape; remove model.{key}")));
+            }
+            if !from.exists() {
+                return Err(origin.invalid(format!("model.from = {}: no such file or folder", from.display())));
+            }
+            return Ok(());
+        }
+        let model = &mut self.model;
+        for (key, value) in [("dim", model.dim), ("layers", model.layers), ("heads", model.heads)] {
+            match value {
+                None => return Err(origin.invalid(format!("model.{key} is required (or model.from)"))),
+                Some(0) => return Err(origin.invalid(format!("model.{key} is 0; it must be at least 1"))),
+                Some(_) => {}
+            }
+        }
+        let (Some(dim), Some(heads)) = (model.dim, model.heads) else { unreachable!("checked above") };
+        model.kv_heads.get_or_insert(heads);
+        if model.head_dim.is_none() && dim % heads != 0 {
+            return Err(origin.invalid(format!(
+                "model.dim = {dim} is no multiple of model.heads = {heads}; change one or set model.head_dim"
+            )));
+        }
+        model.head_dim.get_or_insert(dim / heads);
+        model.ffn.get_or_insert((8 * dim).div_ceil(3).next_multiple_of(16));
+        model.tied.get_or_insert(false);
+        model.rope_theta.get_or_insert(ROPE_THETA);
+        model.norm_eps.get_or_insert(NORM_EPS);
+        if model.vocab.is_none() {
+            let tokenizer = Tokenizer::load(&self.data.tokenizer)
+                .map_err(|data| DeckError::Data { file: origin.file.clone(), data })?;
+            model.vocab = Some(tokenizer.vocab());
+        }
+        let shape = model.shape().expect("every key is filled in");
+        shape.validate().map_err(|shape| DeckError::Shape { file: origin.file.clone(), shape })
+    }
+}
+
+impl ModelSection {
+    /// Keys of the shape that the deck gives.
+    fn shape_keys(&self) -> Vec<String> {
+        use super::Section;
+        self.write().keys().filter(|key| *key != "from").cloned().collect()
+    }
+}
+
+impl BatchSection {
+    fn check(&self, origin: &Origin) -> Result<(), DeckError> {
+        let BatchSection { global, micro } = *self;
+        if micro == 0 || global == 0 {
+            return Err(origin.invalid("batch.global and batch.micro must be at least 1"));
+        }
+        if global % micro != 0 {
+            return Err(origin.invalid(format!("batch.global = {global} is no multiple of batch.micro = {micro}")));
+        }
+        Ok(())
+    }
+}
+
+impl OptimSection {
+    fn check(&self, run: &RunSection, origin: &Origin) -> Result<(), DeckError> {
+        let range = |key: &str, value: f64, fine: bool, want: &str| {
+            if fine { Ok(()) } else { Err(origin.invalid(format!("optim.{key} = {value} must be {want}"))) }
+        };
+        range("lr", self.lr, self.lr > 0.0, "above 0")?;
+        for beta in self.betas {
+            range("betas", beta, (0.0..1.0).contains(&beta), "from 0 to below 1")?;
+        }
+        range("eps", self.eps, self.eps > 0.0, "above 0")?;
+        range("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "0 or above")?;
+        range("clip", self.clip, self.clip >= 0.0, "0 (no clipping) or above")?;
+        range("min_lr", self.min_lr, (0.0..=self.lr).contains(&self.min_lr), "from 0 to optim.lr")?;
+        if self.warmup > run.steps {
+            let message = format!("optim.warmup = {} is more than run.steps = {}", self.warmup, run.steps);
+            return Err(origin.invalid(message));
+        }
+        Ok(())
+    }
+}
+
+impl RunSection {
+    fn check(&self, origin: &Origin) -> Result<(), DeckError> {
+        if self.steps == 0 {
+            return Err(origin.invalid("run.steps = 0; it must be at least 1"));
+        }
+        if self.keep == 0 {
+            return Err(origin.invalid("run.keep = 0; at least 1 checkpoint must be kept"));
+        }
+        if self.threads == Some(0) {
+            return Err(origin.invalid("run.threads = 0; it must be at least 1"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! The sections of a deck, each key with its documentation: `docs/deck.md` is written from this file.
+
+use std::path::PathBuf;
+
+use crate::data::{Order, TokenType, TokenizerChoice, Valid};
+use crate::model::{Dtype, ModelShape, Recompute};
+
+use super::section::section;
+use super::value::{DeviceKind, Poll, RanksPerGroup, Schedule, Seconds};
+
+section! {
+    /// The model: either `from` an existing one, or a shape that starts from random weights.
+    "model": ModelSection {
+        /// A Hugging Face folder (`config.json` and safetensors) or a checkpoint `.h5`; replaces all other keys.
+        from: Option<PathBuf> = None,
+        /// Hidden size. Required without `from`.
+        dim: Option<usize> = None,
+        /// Number of decoder blocks. Required without `from`.
+        layers: Option<usize> = None,
+        /// Query heads. Required without `from`.
+        heads: Option<usize> = None,
+        /// Key/value heads; `heads` must be a multiple. Left out: as many as `heads`.
+        kv_heads: Option<usize> = None,
+        /// Size of one head, even. Left out: `dim / heads`.
+        head_dim: Option<usize> = None,
+        /// Inner size of SwiGLU. Left out: 8/3 of `dim`, rounded up to a multiple of 16.
+        ffn: Option<usize> = None,
+        /// Vocabulary size. Left out: the tokenizer's.
+        vocab: Option<usize> = None,
+        /// The output projection is the embedding table.
+        tied: Option<bool> = None,
+        /// Base of the rotary frequencies. Left out: 10000.
+        rope_theta: Option<f64> = None,
+        /// Epsilon inside RMSNorm's root. Left out: 1e-5.
+        norm_eps: Option<f64> = None,
+    }
+}
+
+section! {
+    /// What the model reads.
+    "data": DataSection {
+        /// A text file. Either this or `tokens` is required.
+        text: Option<PathBuf> = None,
+        /// A file of raw little-endian token ids.
+        tokens: Option<PathBuf> = None,
+        /// Type of the ids in `tokens` and in the file `valid`, little-endian.
+        token_type: TokenType = TokenType::U16,
+        /// How text becomes token ids. The ids of a tokenizer.json are cached under `$TAWPIPE_CACHE`
+        /// (default `~/.cache/tawpipe`).
+        tokenizer: TokenizerChoice = TokenizerChoice::Bytes,
+        /// Tokens of a sequence.
+        seq: usize = 256,
+        /// Order of the sequences: as in the file and around again, or every epoch a new permutation.
+        order: Order = Order::Random,
+        /// What validates: the last fraction of the data (which then is not trained on), or a file. 0: nothing.
+        valid: Valid = Valid::Fraction(0.0),
+    }
+}
+
+section! {
+    /// Sequences of one step, over all ranks.
+    "batch": BatchSection {
+        /// Sequences a step; a multiple of `micro`.
+        global: usize = 8,
+        /// Sequences of a micro-batch, what one rank computes at a time.
+        micro: usize = 1,
+    }
+}
+
+section! {
+    /// AdamW and its learning rate.
+    "optim": OptimSection {
+        /// Highest learning rate.
+        lr: f64 = 1e-3,
+        /// Decay of the averages of gradient and squared gradient.
+        betas: [f64; 2] = [0.9, 0.95],
+        /// Added to the root of the squared gradient.
+        eps: f64 = 1e-8,
+        /// Decoupled weight decay of tensors of two or more dimensions.
+        weight_decay: f64 = 0.1,
+        /// Largest global gradient norm; 0: no clipping.
+        clip: f64 = 1.0,
+        /// What follows the warm-up; `wsd` holds for four fifths of the run, then falls linearly.
+        schedule: Schedule = Schedule::Cosine,
+        /// Steps of linear warm-up.
+        warmup: u64 = 0,
+        /// Learning rate at the end of the schedule.
+        min_lr: f64 = 0.0,
+    }
+}
+
+section! {
+    /// How the run goes.
+    "run": RunSection {
+        /// Training steps.
+        steps: u64 = 100,
+        /// Seed of the initial weights and of the data order.
+        seed: u64 = 0,
+        /// Type of weights and activations in computation; master weights are always f32.
+        dtype: Dtype = Dtype::F32,
+        /// Type of gradients on the wire.
+        grad_dtype: Dtype = Dtype::F32,
+        /// What computes.
+        device: DeviceKind = DeviceKind::Cpu,
+        /// Computing threads of a rank. Left out: 1 with several ranks, all cores with one.
+        threads: Option<usize> = None,
+        /// What backward computes again instead of keeping it.
+        recompute: Recompute = Recompute::None,
+        /// Run folder. Left out: `runs/DECK-TIME` in the current directory.
+        folder: Option<PathBuf> = None,
+        /// Steps between checkpoints; 0: one at the end. The last step always writes one.
+        checkpoint_every: u64 = 0,
+        /// Checkpoints kept; older ones are removed.
+        keep: usize = 2,
+        /// Steps between validations; 0: one at the end. The last step always validates.
+        validate_every: u64 = 0,
+        /// Step (from 1) whose measured timeline is written to the run folder.
+        trace: Option<u64> = None,
+        /// Stop with a checkpoint (exit code 4) after this time.
+        wall_time: Option<Seconds> = None,
+        /// Without progress of a message for this time the job is ended.
+        timeout: Seconds = Seconds(60.0),
+        /// How the communication thread waits.
+        poll: Poll = Poll::Nap,
+    }
+}
+
+section! {
+    /// Which ranks share a fast link.
+    "cluster": ClusterSection {
+        /// Ranks of a group, instead of asking MPI which ranks share a node; lets one machine play several nodes.
+        ranks_per_group: Option<RanksPerGroup> = None,
+    }
+}
+
+impl ModelSection {
+    /// The shape, if the deck gives one; `None` with `from`. Complete after [`super::Deck::read`].
+    pub fn shape(&self) -> Option<ModelShape> {
+        Some(ModelShape {
+            dim: self.dim?,
+            layers: self.layers?,
+            heads: self.heads?,
+            kv_heads: self.kv_heads?,
+            head_dim: self.head_dim?,
+            ffn: self.ffn?,
+            vocab: self.vocab?,
+            tied: self.tied?,
+            rope_theta: self.rope_theta?,
+            norm_eps: self.norm_eps?,
+        })
+    }
+}

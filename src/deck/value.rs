@@ -1,0 +1,259 @@
+//! Types a key of a deck can have.
+
+use std::path::PathBuf;
+
+use toml::Value as Toml;
+
+use crate::data::{Order, TokenType, TokenizerChoice, Valid};
+use crate::model::{Dtype, Recompute};
+
+use super::section::Origin;
+
+/// A type that a key of a deck can have.
+pub trait Value: Sized {
+    /// What is accepted, for messages and documentation.
+    fn accepts() -> String;
+    /// From TOML; `None` if the value is of another kind or out of range.
+    fn read(value: &Toml, origin: &Origin) -> Option<Self>;
+    /// To TOML; `None` if there is nothing to write.
+    fn write(&self) -> Option<Toml>;
+}
+
+impl<T: Value> Value for Option<T> {
+    fn accepts() -> String {
+        T::accepts()
+    }
+    fn read(value: &Toml, origin: &Origin) -> Option<Self> {
+        T::read(value, origin).map(Some)
+    }
+    fn write(&self) -> Option<Toml> {
+        self.as_ref().and_then(T::write)
+    }
+}
+
+impl Value for bool {
+    fn accepts() -> String {
+        "true or false".into()
+    }
+    fn read(value: &Toml, _: &Origin) -> Option<Self> {
+        value.as_bool()
+    }
+    fn write(&self) -> Option<Toml> {
+        Some(Toml::Boolean(*self))
+    }
+}
+
+impl Value for usize {
+    fn accepts() -> String {
+        "a whole number".into()
+    }
+    fn read(value: &Toml, _: &Origin) -> Option<Self> {
+        value.as_integer().and_then(|n| n.try_into().ok())
+    }
+    fn write(&self) -> Option<Toml> {
+        i64::try_from(*self).ok().map(Toml::Integer)
+    }
+}
+
+impl Value for u64 {
+    fn accepts() -> String {
+        "a whole number".into()
+    }
+    fn read(value: &Toml, _: &Origin) -> Option<Self> {
+        value.as_integer().and_then(|n| n.try_into().ok())
+    }
+    fn write(&self) -> Option<Toml> {
+        i64::try_from(*self).ok().map(Toml::Integer)
+    }
+}
+
+impl Value for f64 {
+    fn accepts() -> String {
+        "a number".into()
+    }
+    fn read(value: &Toml, _: &Origin) -> Option<Self> {
+        value.as_float().or_else(|| value.as_integer().map(|n| n as f64)).filter(|x| x.is_finite())
+    }
+    fn write(&self) -> Option<Toml> {
+        Some(Toml::Float(*self))
+    }
+}
+
+impl Value for [f64; 2] {
+    fn accepts() -> String {
+        "two numbers, such as [0.9, 0.95]".into()
+    }
+    fn read(value: &Toml, origin: &Origin) -> Option<Self> {
+        match value.as_array()?.as_slice() {
+            [a, b] => Some([f64::read(a, origin)?, f64::read(b, origin)?]),
+            _ => None,
+        }
+    }
+    fn write(&self) -> Option<Toml> {
+        Some(Toml::Array(self.iter().map(|x| Toml::Float(*x)).collect()))
+    }
+}
+
+impl Value for PathBuf {
+    fn accepts() -> String {
+        "a path, relative to the deck".into()
+    }
+    fn read(value: &Toml, origin: &Origin) -> Option<Self> {
+        value.as_str().filter(|path| !path.is_empty()).map(|path| origin.path(path))
+    }
+    fn write(&self) -> Option<Toml> {
+        Some(Toml::String(self.to_string_lossy().into_owned()))
+    }
+}
+
+/// A span of time in seconds; a deck may also write it as `hh:mm:ss`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Seconds(pub f64);
+
+impl Value for Seconds {
+    fn accepts() -> String {
+        "seconds, or \"hh:mm:ss\"".into()
+    }
+    fn read(value: &Toml, origin: &Origin) -> Option<Self> {
+        let seconds = match value.as_str() {
+            None => f64::read(value, origin)?,
+            Some(clock) => {
+                let parts: Vec<u32> = clock.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+                let [hours, minutes, seconds] = parts[..] else { return None };
+                f64::from(hours) * 3600.0 + f64::from(minutes) * 60.0 + f64::from(seconds)
+            }
+        };
+        (seconds > 0.0).then_some(Seconds(seconds))
+    }
+    fn write(&self) -> Option<Toml> {
+        Some(Toml::Float(self.0))
+    }
+}
+
+impl Value for Valid {
+    fn accepts() -> String {
+        "a fraction from 0 to below 1, or a path".into()
+    }
+    fn read(value: &Toml, origin: &Origin) -> Option<Self> {
+        match f64::read(value, origin) {
+            Some(fraction) => (0.0..1.0).contains(&fraction).then_some(Valid::Fraction(fraction)),
+            None => PathBuf::read(value, origin).map(Valid::File),
+        }
+    }
+    fn write(&self) -> Option<Toml> {
+        match self {
+            Valid::Fraction(fraction) => fraction.write(),
+            Valid::File(path) => path.write(),
+        }
+    }
+}
+
+impl Value for TokenizerChoice {
+    fn accepts() -> String {
+        "\"bytes\", or the path of a tokenizer.json".into()
+    }
+    fn read(value: &Toml, origin: &Origin) -> Option<Self> {
+        match value.as_str()? {
+            "bytes" => Some(TokenizerChoice::Bytes),
+            _ => PathBuf::read(value, origin).map(TokenizerChoice::File),
+        }
+    }
+    fn write(&self) -> Option<Toml> {
+        match self {
+            TokenizerChoice::Bytes => Some(Toml::String("bytes".into())),
+            TokenizerChoice::File(path) => path.write(),
+        }
+    }
+}
+
+/// Sizes of groups of ranks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RanksPerGroup {
+    /// All groups alike; the last may be smaller.
+    Each(usize),
+    /// One size a group.
+    List(Vec<usize>),
+}
+
+impl Value for RanksPerGroup {
+    fn accepts() -> String {
+        "a whole number above 0, or a list of them such as [1, 2, 3]".into()
+    }
+    fn read(value: &Toml, origin: &Origin) -> Option<Self> {
+        let size = |value: &Toml| usize::read(value, origin).filter(|size| *size > 0);
+        match value.as_array() {
+            None => size(value).map(RanksPerGroup::Each),
+            Some(list) if list.is_empty() => None,
+            Some(list) => list.iter().map(size).collect::<Option<_>>().map(RanksPerGroup::List),
+        }
+    }
+    fn write(&self) -> Option<Toml> {
+        match self {
+            RanksPerGroup::Each(size) => size.write(),
+            RanksPerGroup::List(sizes) => sizes.iter().map(usize::write).collect::<Option<_>>().map(Toml::Array),
+        }
+    }
+}
+
+/// Declares the words a key accepts.
+macro_rules! words {
+    ($type:ty { $($word:literal => $value:path),+ $(,)? }) => {
+        impl Value for $type {
+            fn accepts() -> String {
+                [$(concat!("\"", $word, "\"")),+].join(" or ")
+            }
+            fn read(value: &Toml, _: &Origin) -> Option<Self> {
+                match value.as_str()? {
+                    $($word => Some($value),)+
+                    _ => None,
+                }
+            }
+            fn write(&self) -> Option<Toml> {
+                let words = [$(($word, $value)),+];
+                words.iter().find(|(_, value)| value == self).map(|(word, _)| Toml::String((*word).into()))
+            }
+        }
+    };
+}
+
+/// How the learning rate goes on after its warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// Stays.
+    Constant,
+    /// Straight down to `min_lr` at the last step.
+    Linear,
+    /// Half a cosine down to `min_lr` at the last step.
+    Cosine,
+    /// Warm-up, stable, decay: stays for four fifths of the run, then straight down to `min_lr`.
+    Wsd,
+}
+
+/// How a communication thread waits for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poll {
+    /// Naps of some 50 µs between looks: right when threads share cores.
+    Nap,
+    /// Looks without pause: right when the thread has a core of its own.
+    Spin,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+}
+
+words!(Schedule {
+    "constant" => Schedule::Constant,
+    "linear" => Schedule::Linear,
+    "cosine" => Schedule::Cosine,
+    "wsd" => Schedule::Wsd,
+});
+words!(Poll { "nap" => Poll::Nap, "spin" => Poll::Spin });
+words!(DeviceKind { "cpu" => DeviceKind::Cpu });
+words!(Dtype { "f32" => Dtype::F32, "bf16" => Dtype::Bf16 });
+words!(Recompute { "none" => Recompute::None, "block" => Recompute::Block });
+words!(Order { "sequential" => Order::Sequential, "random" => Order::Random });
+words!(TokenType { "u8" => TokenType::U8, "u16" => TokenType::U16, "u32" => TokenType::U32, "i32" => TokenType::I32 });

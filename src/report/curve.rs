@@ -1,0 +1,109 @@
+//! The loss curve of a run as SVG.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use plotters::prelude::*;
+
+use super::{Baseline, Run};
+
+/// Width and height in pixels.
+const SIZE: (u32, u32) = (960, 560);
+/// Most points of a line; more are averaged in pairs, threes, …
+const POINTS: usize = 800;
+/// Colours that are told apart with any colour vision (Okabe and Ito).
+const TRAIN: RGBColor = RGBColor(0x56, 0xb4, 0xe9);
+const VALID: RGBColor = RGBColor(0xd5, 0x5e, 0x00);
+const BASELINE: RGBColor = RGBColor(0x55, 0x55, 0x55);
+
+/// Draws `loss.svg` into the run folder and returns its path.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn draw(run: &Run, baselines: &[Baseline]) -> anyhow::Result<PathBuf> {
+    let path = run.folder.join("loss.svg");
+    let mut svg = String::new();
+    plot(&mut svg, run, baselines).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    std::fs::write(&path, svg).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    Ok(path)
+}
+
+fn plot(svg: &mut String, run: &Run, baselines: &[Baseline]) -> Result<(), Box<dyn std::error::Error>> {
+    let (bits, unit) = run.bits();
+    let train = thin(run.steps.iter().map(|step| (step.step as f64, step.loss * bits)).collect());
+    let valid: Vec<(f64, f64)> = run.valid.iter().map(|valid| (valid.step as f64, valid.loss * bits)).collect();
+    let last = train.iter().chain(&valid).map(|point| point.0).fold(1.0, f64::max);
+    let (low, high) = limits(&train, &valid, baselines);
+    let shown = |points: Vec<(f64, f64)>| points.into_iter().filter(move |point| point.1 <= high);
+
+    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(
+            format!("{}: loss", run.folder.file_name().unwrap_or(run.folder.as_os_str()).display()),
+            ("sans-serif", 20),
+        )
+        .margin(16)
+        .x_label_area_size(44)
+        .y_label_area_size(60)
+        .build_cartesian_2d(0.0..last, low..high)?;
+    chart
+        .configure_mesh()
+        .x_desc("step")
+        .y_desc(format!("loss, {unit}"))
+        .x_label_formatter(&|step| format!("{step:.0}"))
+        .y_label_formatter(&|bits| format!("{bits:.1}"))
+        .axis_desc_style(("sans-serif", 16))
+        .label_style(("sans-serif", 14))
+        .light_line_style(WHITE)
+        .bold_line_style(BLACK.mix(0.08))
+        .draw()?;
+    chart
+        .draw_series(LineSeries::new(shown(train), TRAIN.stroke_width(2)))?
+        .label("training")
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], TRAIN.stroke_width(3)));
+    if !valid.is_empty() {
+        chart.draw_series(shown(valid.clone()).map(|point| Circle::new(point, 4, VALID.filled())))?;
+        chart
+            .draw_series(LineSeries::new(shown(valid), VALID.stroke_width(2)))?
+            .label("validation")
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], VALID.stroke_width(3)));
+    }
+    for baseline in baselines {
+        let ends = [(0.0, baseline.bits), (last, baseline.bits)];
+        chart.draw_series(DashedLineSeries::new(ends, 6, 4, BASELINE.stroke_width(1)))?;
+        let text = format!("{}: {:.2}", baseline.name, baseline.bits);
+        let style = ("sans-serif", 13).into_font().color(&BASELINE);
+        chart.draw_series([Text::new(text, (last * 0.02, baseline.bits + 0.012 * (high - low)), style)])?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.2))
+        .label_font(("sans-serif", 14))
+        .draw()?;
+    root.present()?;
+    Ok(())
+}
+
+/// The range of loss shown: all of it, but of the steep start only what lies within twice the first sixteenth's end or
+/// a little above the baselines.
+fn limits(train: &[(f64, f64)], valid: &[(f64, f64)], baselines: &[Baseline]) -> (f64, f64) {
+    let values = || train.iter().chain(valid).map(|point| point.1).chain(baselines.iter().map(|line| line.bits));
+    let (least, most) = values().fold((f64::INFINITY, 0.0f64), |(low, high), y| (low.min(y), high.max(y)));
+    let settled = train.get(train.len() / 16).map_or(most, |point| point.1);
+    let ceiling = baselines.iter().map(|line| 1.3 * line.bits).fold(1.2 * settled, f64::max);
+    let (low, high) = (if least.is_finite() { 0.95 * least } else { 0.0 }, most.min(ceiling));
+    if high > low { (low, 1.02 * high) } else { (low, low + 1.0) }
+}
+
+/// At most [`POINTS`] points, each the mean of its neighbours.
+fn thin(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    let every = points.len().div_ceil(POINTS).max(1);
+    let mean = |chunk: &[(f64, f64)]| {
+        let n = chunk.len() as f64;
+        (chunk.iter().map(|p| p.0).sum::<f64>() / n, chunk.iter().map(|p| p.1).sum::<f64>() / n)
+    };
+    points.chunks(every).map(mean).collect()
+}
