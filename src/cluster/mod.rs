@@ -65,3 +65,45 @@ impl Groups {
         (0..self.count()).map(|g| self.size(g)).collect()
     }
 }
+
+/// The deck's `cluster.ranks_per_group`: one size for all groups, or the size of each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum GroupSizes {
+    /// Every group has this many ranks.
+    Each(usize),
+    /// The size of every group.
+    List(Vec<usize>),
+}
+
+/// Why ranks cannot be grouped as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cluster.ranks_per_group = {asked} does not fit {ranks} ranks: {expected}")]
+pub struct GroupError {
+    asked: String,
+    ranks: usize,
+    expected: &'static str,
+}
+
+impl GroupSizes {
+    /// Groups of `ranks` ranks.
+    ///
+    /// # Errors
+    /// If a size is zero or the sizes do not add up to `ranks`.
+    pub fn groups(&self, ranks: usize) -> Result<Groups, GroupError> {
+        let (asked, sizes, expected) = match self {
+            GroupSizes::Each(size) => (
+                size.to_string(),
+                vec![*size; if *size > 0 { ranks / size } else { 0 }],
+                "an integer must be at least 1 and divide the number of ranks",
+            ),
+            GroupSizes::List(sizes) => {
+                (format!("{sizes:?}"), sizes.clone(), "a list must hold sizes of at least 1 that add up to it")
+            }
+        };
+        if sizes.is_empty() || sizes.contains(&0) || sizes.iter().sum::<usize>() != ranks {
+            return Err(GroupError { asked, ranks, expected });
+        }
+        Ok(Groups::new(&sizes))
+    }
+}

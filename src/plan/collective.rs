@@ -9,7 +9,7 @@ use crate::cluster::Rank;
 use super::{Algorithm, REDUCE_CHUNK};
 
 /// What a collective does with its region; roots are numbered as in the world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Collective {
     /// From the root to all.
     Broadcast(Rank),

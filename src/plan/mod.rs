@@ -12,6 +12,7 @@ mod slot;
 pub mod systems;
 pub mod tables;
 mod text;
+mod timeline;
 
 pub use job::{Batch, Job, Refusal};
 pub use op::{
@@ -19,6 +20,7 @@ pub use op::{
     Work, stats, step,
 };
 pub use slot::{Region, Segment, Slot, SlotId};
+pub use timeline::{Span, Timeline};
 
 use crate::cluster::Rank;
 

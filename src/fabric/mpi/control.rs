@@ -1,0 +1,80 @@
+//! Agreements between main threads over MPI.
+
+use mpi::ffi;
+use mpi::raw::AsRaw;
+
+use crate::fabric::{Control, FabricError, NAP};
+
+use super::World;
+
+/// Tag of control messages: first the length (8 bytes), then the bytes.
+const TAG: std::ffi::c_int = 2;
+
+impl World {
+    /// Runs started requests to their end, asleep in between: who waits for a rank that writes a checkpoint must not
+    /// take its core.
+    fn finish_requests(&self, mut requests: Vec<ffi::MPI_Request>) -> Result<(), FabricError> {
+        // Pieces are completed from the back of the list.
+        requests.reverse();
+        let mut looks = 0;
+        loop {
+            // SAFETY: the requests were just started by the caller.
+            unsafe { super::reap(&mut requests)? };
+            if requests.is_empty() {
+                return Ok(());
+            }
+            looks += 1;
+            if looks > 100 {
+                std::thread::sleep(NAP);
+            }
+        }
+    }
+
+    fn send_bytes(&self, to: usize, bytes: &[u8]) -> Result<(), FabricError> {
+        let length = (bytes.len() as u64).to_le_bytes();
+        let mut requests = Vec::new();
+        let raw = self.comm().as_raw();
+        for part in [&length[..], bytes] {
+            // SAFETY: the slices outlive the requests, which end before this function does.
+            unsafe { super::send(raw, to as _, TAG, part.as_ptr() as usize, part.len(), &mut requests)? };
+        }
+        self.count(to, length.len() + bytes.len());
+        self.finish_requests(requests)
+    }
+
+    fn receive_bytes(&self, from: usize) -> Result<Vec<u8>, FabricError> {
+        let mut length = [0; 8];
+        self.receive_into(from, &mut length)?;
+        let mut bytes = vec![0; u64::from_le_bytes(length) as usize];
+        self.receive_into(from, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn receive_into(&self, from: usize, into: &mut [u8]) -> Result<(), FabricError> {
+        let mut requests = Vec::new();
+        let address = into.as_mut_ptr() as usize;
+        // SAFETY: the slice outlives the requests, which end before this function does.
+        unsafe { super::receive(self.comm().as_raw(), from as _, TAG, address, into.len(), &mut requests)? };
+        self.finish_requests(requests)
+    }
+}
+
+/// # Panics
+/// If MPI returns an error: the panic hook of [`World::start`] then ends the job.
+impl Control for World {
+    fn rank(&self) -> usize {
+        World::rank(self)
+    }
+
+    fn size(&self) -> usize {
+        self.groups().ranks()
+    }
+
+    fn send(&self, to: usize, bytes: &[u8]) {
+        self.send_bytes(to, bytes).unwrap_or_else(|error| panic!("send to rank {to}: {error}"));
+    }
+
+    fn receive(&self, from: usize) -> Vec<u8> {
+        self.receive_bytes(from).unwrap_or_else(|error| panic!("receive from rank {from}: {error}"))
+    }
+}

@@ -1,0 +1,60 @@
+//! What the launcher and the operating system have given this process.
+
+use super::FabricError;
+
+/// Variables in which launchers tell how many ranks they started, those of the innermost launcher first.
+const WORLD_SIZES: [&str; 5] =
+    ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"];
+
+/// Refuses a world of one rank that was meant to have more: each of N such programs would train alone and overwrite
+/// the others' files.
+#[cfg_attr(not(feature = "mpi"), expect(dead_code, reason = "only MPI is launched"))]
+pub(super) fn refuse_singletons(size: usize, variable: impl Fn(&str) -> Option<String>) -> Result<(), FabricError> {
+    let found = WORLD_SIZES.iter().find_map(|&name| Some((name, variable(name)?.parse::<usize>().ok()?)));
+    match found {
+        Some((name, ranks)) if size == 1 && ranks > 1 => Err(FabricError::Singletons { variable: name, ranks }),
+        _ => Ok(()),
+    }
+}
+
+/// Logs a warning if the process may use fewer cores than its threads need: `threads` for compute, and one that
+/// communicates.
+pub fn warn_about_cores(threads: usize) {
+    // SAFETY: a zeroed set is a valid argument; the call only writes to it, and CPU_COUNT only reads it.
+    let cores = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) != 0 {
+            return;
+        }
+        libc::CPU_COUNT(&set) as usize
+    };
+    if cores < threads + 1 {
+        log::warn!(
+            "this rank may use {cores} core(s) but has {threads} compute thread(s) and one that communicates; give it \
+             more with `mpirun --bind-to none` or `--map-by slot:PE={}` (srun: `--cpus-per-task={}`)",
+            threads + 1,
+            threads + 1,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One rank of a job of four is refused, whoever launched it; a world of one in a larger allocation, started by
+    /// `mpirun -n 1`, is not.
+    #[test]
+    fn singletons() {
+        let with = |set: &'static [(&str, &str)]| {
+            move |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_string())
+        };
+        assert!(refuse_singletons(1, with(&[])).is_ok());
+        assert!(refuse_singletons(4, with(&[("SLURM_NTASKS", "4")])).is_ok());
+        assert!(refuse_singletons(1, with(&[("OMPI_COMM_WORLD_SIZE", "1"), ("SLURM_NTASKS", "4")])).is_ok());
+        for set in [&[("SLURM_NTASKS", "4")], &[("PMI_SIZE", "4")], &[("OMPI_COMM_WORLD_SIZE", "4")]] {
+            let error = refuse_singletons(1, with(set)).unwrap_err().to_string();
+            assert!(error.contains("srun --mpi=pmix") && error.contains("mpirun -n 4"), "{error}");
+        }
+    }
+}
