@@ -62,7 +62,7 @@ impl View {
     /// # Panics
     /// If the size or the alignment does not fit.
     pub fn cast(&self, dtype: Dtype) -> View {
-        assert!(self.bytes() % dtype.bytes() == 0 && self.address % dtype.bytes() == 0);
+        assert!(self.bytes().is_multiple_of(dtype.bytes()) && self.address.is_multiple_of(dtype.bytes()));
         View { address: self.address, len: self.bytes() / dtype.bytes(), dtype }
     }
 

@@ -70,10 +70,10 @@ impl ModelShape {
                 return Err(ShapeError::Zero(key));
             }
         }
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(ShapeError::Groups { heads: self.heads, kv_heads: self.kv_heads });
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(ShapeError::OddHead(self.head_dim));
         }
         for (key, value) in [("rope_theta", self.rope_theta), ("norm_eps", self.norm_eps)] {

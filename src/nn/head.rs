@@ -35,6 +35,7 @@ pub struct HeadOut {
 
 impl<D: Device> Head<'_, D> {
     /// Adds `scale * Σ nll` to the f64 `loss`; in training also the gradients of it.
+    #[allow(clippy::too_many_arguments, reason = "the regions of an action")]
     pub fn loss(
         &self,
         weights: View,

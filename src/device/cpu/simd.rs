@@ -123,7 +123,7 @@ pub fn max(x: &[f32]) -> f32 {
 pub fn exp(x: f32) -> f32 {
     // x = n ln 2 + r with |r| <= ln 2 / 2; adding 1.5·2²³ rounds to an integer, and 127 makes it an exponent.
     const ROUND: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = x.clamp(-87.336_54, 88.376_26);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;

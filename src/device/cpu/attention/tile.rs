@@ -137,7 +137,7 @@ pub struct Left<'a> {
 /// If an operand is too short.
 #[inline(always)]
 pub unsafe fn product<V: Vector>(m: usize, k: usize, n: usize, a: Left, b: &[f32], c: &mut [f32], add: bool) {
-    assert!(n % 16 == 0 && b.len() >= k * n && c.len() >= m * n);
+    assert!(n.is_multiple_of(16) && b.len() >= k * n && c.len() >= m * n);
     assert!(m == 0 || k == 0 || a.data.len() > (m - 1) * a.row + (k - 1) * a.col);
     let mut left = 0;
     while left < n {

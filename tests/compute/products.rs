@@ -1,0 +1,64 @@
+//! Matrix products.
+
+use tawpipe::device::{Cpu, Device, Matrix};
+use tawpipe::model::Dtype;
+
+use crate::support::{Buffer, Random, close};
+
+/// `[rows, cols]` f64 elements of a matrix.
+fn dense(m: Matrix, data: &[f64]) -> Vec<f64> {
+    let place = |i| (i / m.cols) * m.row_stride + (i % m.cols) * m.col_stride;
+    (0..m.rows * m.cols).map(|i| data[place(i)]).collect()
+}
+
+/// Every combination of transposes, types and accumulation equals a product in f64, also where c is some columns of a
+/// wider matrix, whose other columns stay as they were.
+#[test]
+fn products_equal_a_reference() {
+    let mut random = Random::new(1);
+    let types = [(Dtype::F32, Dtype::F32, 1e-6), (Dtype::Bf16, Dtype::F32, 1e-6), (Dtype::Bf16, Dtype::Bf16, 4e-3)];
+    for threads in [1, 2] {
+        let cpu = Cpu::new(threads);
+        for (m, k, n) in [(1, 1, 1), (3, 5, 7), (65, 33, 257), (1, 300, 16), (300, 2, 40), (64, 128, 64)] {
+            for (operand, result, tolerance) in types {
+                for case in 0..8 {
+                    let (a_turned, b_turned, add) = (case & 1 > 0, case & 2 > 0, case & 4 > 0);
+                    let a_data = random.buffer(m * k, operand);
+                    let b_data = random.buffer(k * n, operand);
+                    let (a, b) = (a_data.view(), b_data.view());
+                    let a = if a_turned { Matrix::new(a, k, m).t() } else { Matrix::new(a, m, k) };
+                    let b = if b_turned { Matrix::new(b, n, k).t() } else { Matrix::new(b, k, n) };
+                    let c_data = random.buffer(m * (n + 3), result);
+                    let before = c_data.wide();
+                    cpu.matmul(a, b, Matrix::new(c_data.view(), m, n + 3).columns(1, n), add);
+                    let (left, right) = (dense(a, &a_data.wide()), dense(b, &b_data.wide()));
+                    let mut expected = before;
+                    for (i, row) in expected.chunks_exact_mut(n + 3).enumerate() {
+                        for (j, x) in row[1..=n].iter_mut().enumerate() {
+                            let sum: f64 = (0..k).map(|p| left[i * k + p] * right[p * n + j]).sum();
+                            *x = if add { *x + sum } else { sum };
+                        }
+                    }
+                    let what = format!("{m}x{k}x{n} {operand:?} {result:?} case {case} threads {threads}");
+                    close(&what, &c_data.wide(), &expected, tolerance);
+                }
+            }
+        }
+    }
+}
+
+/// What a product does not add to may hold anything, also NaN; and an operand's NaN is not lost.
+#[test]
+fn nan_of_the_past_is_forgotten_and_nan_of_the_present_is_not() {
+    let cpu = Cpu::new(1);
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let a = Buffer::of(&[1.0; 16], dtype);
+        let c = Buffer::of(&[f32::NAN; 16], dtype);
+        let square = |b: &Buffer| Matrix::new(b.view(), 4, 4);
+        cpu.matmul(square(&a), square(&a), square(&c), false);
+        assert_eq!(c.wide(), [4.0; 16]);
+        let broken = Buffer::of(&[f32::NAN; 16], dtype);
+        cpu.matmul(square(&a), square(&broken), square(&c), false);
+        assert!(c.wide().iter().all(|x| x.is_nan()));
+    }
+}
