@@ -1,4 +1,8 @@
 //! Plans: every one of them checks clean and moves the bytes that theory says; broken ones are found out.
 
 mod clean;
+mod defects;
+mod interpret;
 mod jobs;
+mod mutants;
+mod truth;

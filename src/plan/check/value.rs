@@ -134,8 +134,10 @@ impl fmt::Display for Value {
         match self {
             Value::Junk => write!(f, "nothing that may be read"),
             Value::Zero => write!(f, "zeros"),
-            Value::State(State::Master, shard, version) => write!(f, "f32 weights of shard {shard} version {version}"),
-            Value::State(State::Rounded, shard, version) => write!(f, "weights of shard {shard} version {version}"),
+            Value::State(State::Master, shard, version) => write!(f, "weights of shard {shard} version {version}"),
+            Value::State(State::Rounded, shard, version) => {
+                write!(f, "rounded weights of shard {shard} version {version}")
+            }
             Value::State(State::Moment1, shard, version) => {
                 write!(f, "first moment of shard {shard} version {version}")
             }

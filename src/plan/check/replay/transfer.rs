@@ -89,7 +89,8 @@ impl Replay<'_, '_> {
         for piece in self.read(site.0, region) {
             let fits = match (payload, &piece.value) {
                 (Payload::Weights(shard), Value::State(State::Master | State::Rounded, found, v)) => {
-                    found == shard && *v == version
+                    let whole = self.check.schedule.shards.shards[*shard].len == region.len;
+                    found == shard && *v == version && whole && piece.origin == piece.range.start - region.start
                 }
                 (Payload::Gradient(shard, range), Value::Gradient(found, _)) => {
                     found == shard && piece.origin == range.start + (piece.range.start - region.start)
@@ -101,7 +102,7 @@ impl Replay<'_, '_> {
             if !fits {
                 let place = self.check.region(site.0, Region::new(region.slot, piece.range.clone()));
                 let wanted = match payload {
-                    Payload::Weights(shard) => format!("weights of shard {shard} version {version}"),
+                    Payload::Weights(shard) => format!("all weights of shard {shard} version {version}"),
                     other => other.to_string(),
                 };
                 self.complain(site, &format!("sends {wanted} from {place}, which holds {}", piece.value));

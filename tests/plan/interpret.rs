@@ -1,0 +1,699 @@
+//! An interpreter that knows nothing of the checker: it runs all ranks' plans on integers, in some order that lanes and
+//! waits allow, with poison in every buffer that holds nothing. It shares only the types of a plan with the rest.
+//!
+//! An op owns its regions from start to completion: what it writes is poison meanwhile, and what it reads must not
+//! change. So two ops that can be in flight together and touch the same memory are found as soon as they are.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tawpipe::model::{Dtype, Unit};
+use tawpipe::plan::systems::Schedule;
+use tawpipe::plan::{Action, Lane, Message, Op, Payload, REDUCE_CHUNK, REDUCE_CHUNKS, RankPlan, Region, Segment, step};
+
+use super::truth::{
+    Truth, backward_seed, forward_seed, head_seed, is_sum_of, mix, points, purpose, spread, square, step_scalars,
+    terms, tokens, update,
+};
+
+const POISON: u64 = 0xdead_dead_dead_dead;
+
+/// A source of choices.
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        (mix(self.0, 5) % n as u64) as usize
+    }
+}
+
+/// How one run chooses among what is possible.
+#[derive(Clone, Default)]
+pub struct Manner {
+    pub seed: u64,
+    /// Lanes that move only when nothing else can.
+    pub slow: Vec<(usize, Lane)>,
+    /// Single ops (rank, number in its list) that do likewise.
+    pub hold: Vec<(usize, usize)>,
+    /// Ops in flight on slow lanes start as soon as possible, and only end late.
+    pub eager: bool,
+    /// One communication of a rank at a time, in issue order.
+    pub serial: bool,
+}
+
+/// Why a plan is wrong.
+pub type Wrong = String;
+
+struct Flight {
+    /// What was there at the start: everything read, in order.
+    read: Vec<Vec<u64>>,
+    reads: Vec<Region>,
+    writes: Vec<Region>,
+    /// Communication: parts not yet done, and what has come in (for each write).
+    open: usize,
+    came: Vec<Option<Vec<u64>>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Status {
+    Waiting,
+    Flying,
+    Done,
+}
+
+/// Runs plans.
+pub struct Machine<'a> {
+    schedule: &'a Schedule,
+    plans: &'a [RankPlan],
+    truth: &'a Truth,
+    memory: Vec<Vec<Vec<u64>>>,
+    iteration: u64,
+}
+
+type Lists<'a> = Vec<&'a [Op]>;
+type Site = (usize, usize);
+
+/// One list of all ranks on its way.
+struct Pass<'m, 'a> {
+    machine: &'m mut Machine<'a>,
+    lists: Lists<'a>,
+    status: Vec<Vec<Status>>,
+    flights: BTreeMap<Site, Flight>,
+    /// Posted messages: (communicator, from, to) -> op and number in its list.
+    sends: BTreeMap<(usize, usize, usize), VecDeque<(Site, usize)>>,
+    recvs: BTreeMap<(usize, usize, usize), VecDeque<(Site, usize)>>,
+    /// Posted collectives: (communicator, rank) -> ops.
+    calls: BTreeMap<(usize, usize), VecDeque<Site>>,
+}
+
+#[derive(Clone, Copy)]
+enum Event {
+    Start(Site),
+    End(Site),
+    Message((usize, usize, usize)),
+    Call(usize, usize),
+}
+
+/// Runs two iterations and an evaluation, and compares with the truth.
+pub fn run(schedule: &Schedule, plans: &[RankPlan], truth: &Truth, manner: &Manner) -> Result<(), Wrong> {
+    let memory = plans.iter().map(|plan| {
+        let slots = plan.slots.iter().map(|slot| {
+            let all = points(slot.elems, 0..slot.elems).len();
+            match (state_of(slot.segment), &slot.holds) {
+                (Some(kind), Some(holds)) => truth.states[0][holds.shard][kind].clone(),
+                _ => vec![POISON; all],
+            }
+        });
+        slots.collect()
+    });
+    let mut machine = Machine { schedule, plans, truth, memory: memory.collect(), iteration: 0 };
+    let mut dice = Dice(manner.seed);
+    machine.pass(plans.iter().map(|p| &p.prepare[..]).collect(), manner, &mut dice)?;
+    for iteration in 0..2 {
+        machine.iteration = iteration;
+        machine.begin();
+        machine.pass(plans.iter().map(|p| &p.train[..]).collect(), manner, &mut dice)?;
+        machine.compare(iteration as usize + 1, truth.stats[iteration as usize])?;
+    }
+    machine.iteration = 2;
+    machine.begin();
+    machine.pass(plans.iter().map(|p| &p.evaluate[..]).collect(), manner, &mut dice)?;
+    machine.compare(2, truth.stats[2])
+}
+
+fn state_of(segment: Segment) -> Option<usize> {
+    [Segment::Master, Segment::Moment1, Segment::Moment2].iter().position(|&s| s == segment)
+}
+
+fn is_word(dtype: Dtype, wanted: &[Dtype]) -> Result<(), Wrong> {
+    if wanted.contains(&dtype) { Ok(()) } else { Err(format!("{} where {wanted:?} belongs", dtype.name())) }
+}
+
+impl<'a> Machine<'a> {
+    /// Only masters, moments and homes survive from list to list.
+    fn begin(&mut self) {
+        for (plan, memory) in self.plans.iter().zip(&mut self.memory) {
+            for (slot, words) in plan.slots.iter().zip(memory) {
+                match slot.segment {
+                    Segment::Master | Segment::Moment1 | Segment::Moment2 | Segment::Home => {}
+                    Segment::Scalars if slot.name == "step" => *words = step_scalars(self.iteration, words.len()),
+                    Segment::Scalars => words.fill(0),
+                    _ => words.fill(POISON),
+                }
+            }
+        }
+    }
+
+    fn compare(&self, version: usize, stats: (u64, u64)) -> Result<(), Wrong> {
+        for (plan, memory) in self.plans.iter().zip(&self.memory) {
+            for (slot, words) in plan.slots.iter().zip(memory) {
+                let kind = if slot.segment == Segment::Home { Some(0) } else { state_of(slot.segment) };
+                if let (Some(kind), Some(holds)) = (kind, &slot.holds)
+                    && *words != self.truth.states[version][holds.shard][kind]
+                {
+                    return Err(format!("rank {}: {} is wrong after {version} updates", plan.rank, slot.name));
+                }
+                if slot.name == "stats" && (words[0], words[1]) != stats {
+                    return Err(format!("rank {}: statistics are wrong after {version} updates", plan.rank));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, lists: Lists<'a>, manner: &Manner, dice: &mut Dice) -> Result<(), Wrong> {
+        let status = lists.iter().map(|list| vec![Status::Waiting; list.len()]).collect();
+        let mut pass = Pass {
+            machine: self,
+            lists,
+            status,
+            flights: BTreeMap::new(),
+            sends: BTreeMap::new(),
+            recvs: BTreeMap::new(),
+            calls: BTreeMap::new(),
+        };
+        pass.run(manner, dice)
+    }
+
+    fn dtype(&self, rank: usize, region: Region) -> Dtype {
+        self.plans[rank].slots[region.slot].dtype
+    }
+
+    fn range(&self, rank: usize, region: Region) -> Result<std::ops::Range<usize>, Wrong> {
+        let slot = self.plans[rank].slots.get(region.slot).ok_or("no such slot")?;
+        if region.start + region.len > slot.elems {
+            return Err(format!("outside of {}", slot.name));
+        }
+        Ok(points(slot.elems, region.range()))
+    }
+
+    fn look(&self, rank: usize, region: Region) -> Result<Vec<u64>, Wrong> {
+        Ok(self.memory[rank][region.slot][self.range(rank, region)?].to_vec())
+    }
+
+    fn put(&mut self, rank: usize, region: Region, words: &[u64]) -> Result<(), Wrong> {
+        let range = self.range(rank, region)?;
+        if range.len() != words.len() {
+            return Err(format!("{} words where {} belong", words.len(), range.len()));
+        }
+        self.memory[rank][region.slot][range].copy_from_slice(words);
+        Ok(())
+    }
+
+    /// A shard's weights as they should be now.
+    fn right_weights(&self, shard: usize) -> &[u64] {
+        &self.truth.states[self.iteration as usize][shard][0]
+    }
+}
+
+impl Pass<'_, '_> {
+    fn run(&mut self, manner: &Manner, dice: &mut Dice) -> Result<(), Wrong> {
+        // Of each lane: its ops in order and the first that is not done.
+        let mut lanes: BTreeMap<(usize, Lane), (Vec<usize>, usize)> = BTreeMap::new();
+        for (rank, list) in self.lists.iter().enumerate() {
+            for (id, op) in list.iter().enumerate() {
+                if op.waits.iter().any(|&wait| wait >= id) {
+                    return Err("waits for what comes later".into());
+                }
+                lanes.entry((rank, op.lane)).or_default().0.push(id);
+            }
+        }
+        let total: usize = self.lists.iter().map(|list| list.len()).sum();
+        let mut done = 0;
+        while done < total {
+            let mut events: Vec<(Event, bool)> = Vec::new();
+            for (&(rank, lane), (ops, at)) in &lanes {
+                let Some(&id) = ops.get(*at) else { continue };
+                let slow = manner.slow.contains(&(rank, lane)) || manner.hold.contains(&(rank, id));
+                match self.status[rank][id] {
+                    Status::Waiting if self.may_start(rank, id, manner.serial) => {
+                        events.push((Event::Start((rank, id)), slow && !manner.eager));
+                    }
+                    Status::Flying if self.flights[&(rank, id)].open == 0 => {
+                        events.push((Event::End((rank, id)), slow));
+                    }
+                    _ => {}
+                }
+            }
+            for (&key, posted) in &self.sends {
+                if !posted.is_empty() && self.recvs.get(&key).is_some_and(|r| !r.is_empty()) {
+                    events.push((Event::Message(key), false));
+                }
+            }
+            for (comm, split) in self.machine.schedule.splits.iter().enumerate() {
+                for (index, set) in split.sets.iter().enumerate() {
+                    if set.iter().all(|&rank| self.calls.get(&(comm, rank)).is_some_and(|c| !c.is_empty())) {
+                        events.push((Event::Call(comm, index), false));
+                    }
+                }
+            }
+            if events.is_empty() {
+                return Err(format!("deadlock: {done} of {total} ops done"));
+            }
+            let quick: Vec<usize> = (0..events.len()).filter(|&i| !events[i].1).collect();
+            let pick = if quick.is_empty() { dice.below(events.len()) } else { quick[dice.below(quick.len())] };
+            match events[pick].0 {
+                Event::Start(site) => self.start(site)?,
+                Event::End(site) => {
+                    self.end(site)?;
+                    done += 1;
+                    let lane = self.lists[site.0][site.1].lane;
+                    lanes.get_mut(&(site.0, lane)).expect("its lane").1 += 1;
+                }
+                Event::Message(key) => self.message(key)?,
+                Event::Call(comm, set) => self.call(comm, set)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn may_start(&self, rank: usize, id: usize, serial: bool) -> bool {
+        let (list, status) = (self.lists[rank], &self.status[rank]);
+        let comm = |op: &Op| matches!(op.lane, Lane::Comm(_));
+        list[id].waits.iter().all(|&wait| status[wait] == Status::Done)
+            && !(serial && comm(&list[id]) && (0..id).any(|other| comm(&list[other]) && status[other] != Status::Done))
+    }
+
+    fn start(&mut self, site: Site) -> Result<(), Wrong> {
+        let (rank, id) = site;
+        let action = &self.lists[rank][id].action;
+        let (reads, changes, fresh) = touches(action, rank);
+        let mut flight = Flight { read: Vec::new(), reads, writes: changes.clone(), open: 0, came: Vec::new() };
+        flight.writes.extend(&fresh);
+        for (index, write) in flight.writes.iter().enumerate() {
+            let others = flight.reads.iter().chain(&flight.writes[..index]);
+            let clash = |other: &&Region| {
+                let (a, b) = (write.range(), other.range());
+                other.slot == write.slot && a.start < b.end && b.start < a.end
+            };
+            if others.into_iter().any(|other| clash(&other)) {
+                return Err(format!("rank {rank} op {id}: writes into another region of its own"));
+            }
+        }
+        for &region in flight.reads.iter().chain(&changes) {
+            flight.read.push(self.machine.look(rank, region)?);
+        }
+        for &region in &flight.writes {
+            let blank = vec![POISON; self.machine.range(rank, region)?.len()];
+            self.machine.put(rank, region, &blank)?;
+        }
+        flight.came = vec![None; flight.writes.len()];
+        match action {
+            Action::Exchange { comm, sends, recvs } => {
+                flight.open = sends.len() + recvs.len();
+                for (index, message) in sends.iter().enumerate() {
+                    self.sends.entry((*comm, rank, message.peer)).or_default().push_back((site, index));
+                }
+                for (index, message) in recvs.iter().enumerate() {
+                    self.recvs.entry((*comm, message.peer, rank)).or_default().push_back((site, index));
+                }
+            }
+            _ => {
+                if let Some(comm) = action.comm() {
+                    flight.open = 1;
+                    self.calls.entry((comm, rank)).or_default().push_back(site);
+                }
+            }
+        }
+        self.flights.insert(site, flight);
+        self.status[rank][id] = Status::Flying;
+        Ok(())
+    }
+
+    fn end(&mut self, site: Site) -> Result<(), Wrong> {
+        let (rank, id) = site;
+        let flight = self.flights.remove(&site).expect("in flight");
+        for (&region, then) in flight.reads.iter().zip(&flight.read) {
+            if self.machine.look(rank, region)? != *then {
+                return Err(format!("rank {rank} op {id}: what it reads changed under it"));
+            }
+        }
+        for &region in &flight.writes {
+            if self.machine.look(rank, region)?.iter().any(|&w| w != POISON) {
+                return Err(format!("rank {rank} op {id}: what it writes was written under it"));
+            }
+        }
+        let action = &self.lists[rank][id].action;
+        let results = if action.comm().is_some() {
+            flight.came.clone()
+        } else {
+            if flight.read.iter().flatten().any(|&w| w == POISON) {
+                return Err(format!("rank {rank} op {id}: reads poison"));
+            }
+            compute(self.machine, rank, action, &flight.read)?
+        };
+        for (&region, words) in flight.writes.iter().zip(&results) {
+            if let Some(words) = words {
+                self.machine.put(rank, region, words)?;
+            }
+        }
+        // Scratch last: it spoils results that it overlaps.
+        for (&region, _) in flight.writes.iter().zip(&results).filter(|(_, words)| words.is_none()) {
+            let blank = vec![POISON; self.machine.range(rank, region)?.len()];
+            self.machine.put(rank, region, &blank)?;
+        }
+        self.status[rank][id] = Status::Done;
+        Ok(())
+    }
+
+    /// What a message or a collective may carry.
+    fn carries(&self, rank: usize, payload: &Payload, words: &[u64]) -> Result<(), Wrong> {
+        if words.contains(&POISON) {
+            return Err(format!("rank {rank} sends poison as {payload}"));
+        }
+        match payload {
+            Payload::Weights(shard) if words != self.machine.right_weights(*shard) => {
+                Err(format!("rank {rank} sends something else as {payload}"))
+            }
+            Payload::Gradient(shard, range) => {
+                let points = points(self.machine.truth.shards.shards[*shard].len, range.clone());
+                let right = points.len() == words.len() && points.zip(words).all(|(p, &w)| is_sum_of(w, *shard, p));
+                if right { Ok(()) } else { Err(format!("rank {rank} sends something else as {payload}")) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn message(&mut self, key: (usize, usize, usize)) -> Result<(), Wrong> {
+        let (_, from, to) = key;
+        let (sender, s) = self.sends.get_mut(&key).and_then(VecDeque::pop_front).expect("posted");
+        let (receiver, r) = self.recvs.get_mut(&key).and_then(VecDeque::pop_front).expect("posted");
+        let ends = |(rank, id): Site| match &self.lists[rank][id].action {
+            Action::Exchange { sends, recvs, .. } => (sends, recvs),
+            _ => unreachable!(),
+        };
+        let (out, into): (&Message, &Message) = (&ends(sender).0[s], &ends(receiver).1[r]);
+        let types = (self.machine.dtype(from, out.region), self.machine.dtype(to, into.region));
+        if (&out.payload, out.region.len, types.0) != (&into.payload, into.region.len, types.1) {
+            return Err(format!("rank {from} sends {} to rank {to}, which receives {}", out.payload, into.payload));
+        }
+        let words = self.flights[&sender].read[s].clone();
+        self.carries(from, &out.payload, &words)?;
+        let flight = self.flights.get_mut(&receiver).expect("in flight");
+        flight.came[r] = Some(words);
+        flight.open -= 1;
+        self.flights.get_mut(&sender).expect("in flight").open -= 1;
+        Ok(())
+    }
+
+    fn call(&mut self, comm: usize, set: usize) -> Result<(), Wrong> {
+        let members = self.machine.schedule.splits[comm].sets[set].clone();
+        let sites: Vec<Site> = members
+            .iter()
+            .map(|&r| self.calls.get_mut(&(comm, r)).and_then(VecDeque::pop_front).expect("posted"))
+            .collect();
+        let mut same = None;
+        let mut sum: Option<Vec<u64>> = None;
+        for &(rank, id) in &sites {
+            let action = &self.lists[rank][id].action;
+            let read = &self.flights[&(rank, id)].read;
+            let (kind, root, region, payload, algorithm) = match action {
+                Action::Broadcast { root, region, payload, algorithm, .. } => (0, *root, region, payload, algorithm),
+                Action::Reduce { root, region, payload, algorithm, .. } => (1, *root, region, payload, algorithm),
+                Action::AllReduce { region, payload, algorithm, .. } => (2, members[0], region, payload, algorithm),
+                _ => unreachable!(),
+            };
+            let room = match action {
+                Action::Reduce { scratch, .. } => Some((scratch, region.len.min(REDUCE_CHUNKS * REDUCE_CHUNK))),
+                Action::AllReduce { scratch: Some(scratch), .. } => Some((scratch, region.len.div_ceil(members.len()))),
+                _ => None,
+            };
+            if let Some((scratch, len)) = room
+                && (scratch.len < len || self.machine.dtype(rank, *scratch) != self.machine.dtype(rank, *region))
+            {
+                return Err(format!("rank {rank} op {id}: no room for partial sums"));
+            }
+            if !members.contains(&root) {
+                return Err("a root outside".into());
+            }
+            let what = (kind, root, region.len, self.machine.dtype(rank, *region), payload, *algorithm);
+            if *same.get_or_insert(what) != what {
+                return Err(format!("rank {rank} op {id}: not what the others call"));
+            }
+            if kind == 0 {
+                if rank == root {
+                    self.carries(rank, payload, &read[0])?;
+                    sum = Some(read[0].clone());
+                }
+            } else {
+                self.carries(rank, payload, &read[0])?;
+                sum = Some(match sum {
+                    None => read[0].clone(),
+                    Some(so_far) => so_far.iter().zip(&read[0]).map(|(a, b)| a.wrapping_add(*b)).collect(),
+                });
+            }
+        }
+        let sum = sum.expect("a root or a sum");
+        for &(rank, id) in &sites {
+            let gets = match &self.lists[rank][id].action {
+                Action::Broadcast { root, .. } => rank != *root,
+                Action::Reduce { root, .. } => rank == *root,
+                _ => true,
+            };
+            let flight = self.flights.get_mut(&(rank, id)).expect("in flight");
+            flight.open = 0;
+            if gets {
+                flight.came[0] = Some(sum.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Regions that an op reads, that it changes, and that it writes without looking.
+fn touches(action: &Action, rank: usize) -> (Vec<Region>, Vec<Region>, Vec<Region>) {
+    let some = |list: &[Option<Region>]| list.iter().flatten().copied().collect::<Vec<_>>();
+    let all = |list: &[Message]| list.iter().map(|m| m.region).collect::<Vec<_>>();
+    match action {
+        Action::Load { tokens, .. } => (vec![], vec![], vec![*tokens]),
+        Action::Forward { weights, input, output, saved, workspace, .. } => {
+            (vec![*weights, *input], vec![], some(&[Some(*output), *saved, *workspace]))
+        }
+        Action::Recompute { weights, input, saved, workspace, .. } => {
+            (vec![*weights, *input], vec![], some(&[Some(*saved), *workspace]))
+        }
+        Action::HeadLoss { weights, input, targets, gradient, loss, workspace, .. } => {
+            let reads = vec![*weights, *input, *targets];
+            match gradient {
+                None => (reads, vec![*loss], some(&[*workspace])),
+                Some(g) if g.accumulate => (reads, vec![*loss, g.weights], some(&[Some(g.dx), *workspace])),
+                Some(g) => (reads, vec![*loss], some(&[Some(g.dx), Some(g.weights), *workspace])),
+            }
+        }
+        Action::Backward { weights, input, saved, dx, gradient, accumulate, workspace, unit, .. } => {
+            let mut reads = some(&[*weights, Some(*input), *saved]);
+            let (mut changes, mut fresh) = (vec![], vec![]);
+            if *unit == Unit::Embed {
+                reads.push(*dx)
+            } else {
+                changes.push(*dx)
+            }
+            if *accumulate {
+                changes.push(*gradient)
+            } else {
+                fresh.push(*gradient)
+            }
+            fresh.extend(workspace);
+            (reads, changes, fresh)
+        }
+        Action::Clear { dst } => (vec![], vec![], vec![*dst]),
+        Action::Cast { src, dst } => (vec![*src], vec![], vec![*dst]),
+        Action::Accumulate { src, dst } => (vec![*src], vec![*dst], vec![]),
+        Action::NormPartial { gradient, stats } => (vec![*gradient], vec![*stats], vec![]),
+        Action::Update { gradient, step, stats, master, moment1, moment2, home, .. } => {
+            // Of the statistics only the squares matter.
+            let squares = Region { start: stats.start + 1, len: 1, ..*stats };
+            (vec![*gradient, *step, squares], vec![*master, *moment1, *moment2], some(&[*home]))
+        }
+        Action::Exchange { sends, recvs, .. } => (all(sends), vec![], all(recvs)),
+        Action::Broadcast { root, region, .. } if *root == rank => (vec![*region], vec![], vec![]),
+        Action::Broadcast { region, .. } => (vec![], vec![], vec![*region]),
+        Action::Reduce { region, scratch, .. } => (vec![], vec![*region], vec![*scratch]),
+        Action::AllReduce { region, scratch, .. } => (vec![], vec![*region], some(&[*scratch])),
+    }
+}
+
+/// What an op leaves in the regions that it changes and writes, in that order (`None`: poison).
+fn compute(machine: &Machine, rank: usize, action: &Action, read: &[Vec<u64>]) -> Result<Vec<Option<Vec<u64>>>, Wrong> {
+    let job = &machine.schedule.job;
+    let n = |region: &Region| Ok::<usize, Wrong>(machine.range(rank, *region)?.len());
+    let typed = |region: &Region, wanted: &[Dtype]| is_word(machine.dtype(rank, *region), wanted);
+    let wide = job.batch.micro_tokens() * job.shape.dim;
+    let sized = |region: &Region, len: usize| {
+        if region.len == len { Ok(()) } else { Err(format!("{} elements where {len} belong", region.len)) }
+    };
+    let parameters = |region: &Region, unit: Unit, dtype: Dtype| {
+        typed(region, &[dtype])?;
+        sized(region, machine.truth.shards.place(unit).range.len())
+    };
+    let activation = |region: &Region| {
+        typed(region, &[job.dtype])?;
+        sized(region, wide)
+    };
+    let ids = |region: &Region| {
+        typed(region, &[Dtype::I32])?;
+        sized(region, job.batch.micro_tokens())
+    };
+    let keep = |region: &Region| {
+        typed(region, &[Dtype::Byte])?;
+        Ok::<(), Wrong>(())
+    };
+    let foot = |unit| tawpipe::model::footprint(&job.shape, unit, job.dtype, job.batch.micro, job.batch.seq);
+    let room = |unit: Unit, workspace: &Option<Region>| match workspace {
+        Some(region) if region.len >= foot(unit).workspace => typed(region, &[Dtype::Byte]),
+        None if foot(unit).workspace == 0 => Ok(()),
+        _ => Err("no room to work".into()),
+    };
+    let statistic = |region: &Region, element: usize| {
+        let name = &machine.plans[rank].slots[region.slot].name;
+        sized(region, 1)?;
+        if name == "stats" && region.start == element { Ok(()) } else { Err(format!("adds to {name}")) }
+    };
+    // A block saves exactly its footprint, however large the slot is.
+    let saved_words = |unit: Unit, seed: u64, region: &Region| -> Result<Vec<u64>, Wrong> {
+        keep(region)?;
+        let bytes = foot(unit).saved;
+        if region.len < bytes {
+            return Err("too little room to save".into());
+        }
+        let mut words = spread(seed, purpose::SAVED, points(bytes, 0..bytes).len());
+        words.resize(n(region)?, 0);
+        Ok(words)
+    };
+    Ok(match action {
+        Action::Load { work, tokens: region } => {
+            typed(region, &[Dtype::I32])?;
+            sized(region, 2 * job.batch.micro_tokens())?;
+            vec![Some(tokens(machine.iteration, work.micro, n(region)?))]
+        }
+        Action::Forward { unit, weights, input, output, saved, workspace, .. } => {
+            parameters(weights, *unit, job.dtype)?;
+            if *unit == Unit::Embed {
+                ids(input)?
+            } else {
+                activation(input)?
+            }
+            activation(output)?;
+            room(*unit, workspace)?;
+            let seed = forward_seed(*unit, &read[0], &read[1]);
+            let mut out = vec![Some(spread(seed, purpose::OUTPUT, n(output)?))];
+            if let Some(region) = saved {
+                out.push(Some(saved_words(*unit, seed, region)?));
+            }
+            out.push(None);
+            out
+        }
+        Action::Recompute { unit, weights, input, saved, workspace, .. } => {
+            parameters(weights, *unit, job.dtype)?;
+            activation(input)?;
+            room(*unit, workspace)?;
+            vec![Some(saved_words(*unit, forward_seed(*unit, &read[0], &read[1]), saved)?), None]
+        }
+        Action::HeadLoss { weights, input, targets, gradient, loss, workspace, .. } => {
+            parameters(weights, Unit::Head, job.dtype)?;
+            activation(input)?;
+            ids(targets)?;
+            statistic(loss, 0)?;
+            room(Unit::Head, workspace)?;
+            let seed = head_seed(&read[0], &read[1], &read[2]);
+            let loss = vec![read[3][0].wrapping_add(mix(seed, purpose::LOSS))];
+            let mut out = vec![Some(loss)];
+            if let Some(g) = gradient {
+                parameters(&g.weights, Unit::Head, Dtype::F32)?;
+                activation(&g.dx)?;
+                let terms = terms(&machine.truth.shards, Unit::Head, seed);
+                let dx = spread(seed, purpose::DX, n(&g.dx)?);
+                if g.accumulate {
+                    out.extend([Some(added(&read[4], &terms)), Some(dx)]);
+                } else {
+                    out.extend([Some(dx), Some(terms)]);
+                }
+            }
+            out.push(None);
+            out
+        }
+        Action::Backward { unit, weights, input, saved, dx, gradient, accumulate, workspace, .. } => {
+            parameters(gradient, *unit, Dtype::F32)?;
+            activation(dx)?;
+            room(*unit, workspace)?;
+            let terms = |seed| terms(&machine.truth.shards, *unit, seed);
+            let sum = |terms: Vec<u64>| if *accumulate { added(&read[read.len() - 1], &terms) } else { terms };
+            if *unit == Unit::Embed {
+                ids(input)?;
+                let seed = backward_seed(*unit, &[], &read[0], &[], &read[1]);
+                return Ok(vec![Some(sum(terms(seed))), None]);
+            }
+            parameters(weights.as_ref().ok_or("no weights")?, *unit, job.dtype)?;
+            activation(input)?;
+            let bytes = foot(*unit).saved;
+            let kept = match saved {
+                Some(region) => {
+                    keep(region)?;
+                    let words = points(bytes, 0..bytes).len();
+                    if region.len < bytes {
+                        return Err("less saved than needed".into());
+                    }
+                    &read[2][..words]
+                }
+                None if bytes == 0 => &[],
+                None => return Err("nothing saved".into()),
+            };
+            let incoming = &read[if saved.is_some() { 3 } else { 2 }];
+            let seed = backward_seed(*unit, &read[0], &read[1], kept, incoming);
+            vec![Some(spread(seed, purpose::DX, n(dx)?)), Some(sum(terms(seed))), None]
+        }
+        Action::Clear { dst } => vec![Some(vec![0; n(dst)?])],
+        Action::Cast { src, dst } => {
+            typed(src, &[Dtype::F32, Dtype::Bf16])?;
+            typed(dst, &[Dtype::F32, Dtype::Bf16])?;
+            sized(src, dst.len)?;
+            vec![Some(read[0].clone())]
+        }
+        Action::Accumulate { src, dst } => {
+            typed(dst, &[Dtype::F32])?;
+            sized(src, dst.len)?;
+            vec![Some(added(&read[1], &read[0]))]
+        }
+        Action::NormPartial { gradient, stats } => {
+            typed(gradient, &[Dtype::F32])?;
+            statistic(stats, 1)?;
+            let sum = read[0].iter().fold(read[1][0], |sum, &g| sum.wrapping_add(square(g)));
+            vec![Some(vec![sum])]
+        }
+        Action::Update { shard, range, gradient, step: scalars, stats, master, moment1, moment2, home } => {
+            for region in [gradient, master, moment1, moment2] {
+                typed(region, &[Dtype::F32])?;
+                sized(region, range.len())?;
+            }
+            if let Some(home) = home {
+                typed(home, &[job.dtype])?;
+                sized(home, range.len())?;
+            }
+            for (region, name, len) in [(scalars, "step", step::LEN), (stats, "stats", tawpipe::plan::stats::LEN)] {
+                sized(region, len)?;
+                if machine.plans[rank].slots[region.slot].name != name {
+                    return Err(format!("no {name}"));
+                }
+            }
+            if range.end > machine.truth.shards.shards[*shard].len {
+                return Err("outside of the shard".into());
+            }
+            let step = super::truth::digest(&read[1]);
+            let mut new = [Vec::new(), Vec::new(), Vec::new()];
+            for point in 0..read[0].len() {
+                let state = update([read[3][point], read[4][point], read[5][point]], read[0][point], step, read[2][0]);
+                new.iter_mut().zip(state).for_each(|(list, word)| list.push(word));
+            }
+            let [master, first, second] = new;
+            vec![Some(master.clone()), Some(first), Some(second), Some(master)]
+        }
+        Action::Exchange { .. } | Action::Broadcast { .. } | Action::Reduce { .. } | Action::AllReduce { .. } => {
+            unreachable!("communication")
+        }
+    })
+}
+
+fn added(a: &[u64], b: &[u64]) -> Vec<u64> {
+    a.iter().zip(b).map(|(a, b)| a.wrapping_add(*b)).collect()
+}
