@@ -8,6 +8,7 @@ use crate::deck::DeckError;
 use crate::exit::Exit;
 use crate::model::ShapeError;
 use crate::plan::Refusal;
+use crate::report::ReportError;
 
 /// How long other ranks hold back an error that rank 0 may be about to report as well.
 const HOLD_BACK: Duration = Duration::from_secs(2);
@@ -57,7 +58,11 @@ fn line(error: &anyhow::Error) -> String {
 /// Errors that the user can mend in the input are bad input; all others are failures.
 fn exit_of(error: &anyhow::Error) -> Exit {
     let bad_input = error.chain().any(|cause| {
-        cause.is::<DeckError>() || cause.is::<DataError>() || cause.is::<ShapeError>() || cause.is::<Refusal>()
+        cause.is::<DeckError>()
+            || cause.is::<DataError>()
+            || cause.is::<ReportError>()
+            || cause.is::<ShapeError>()
+            || cause.is::<Refusal>()
     });
     if bad_input { Exit::BadInput } else { Exit::Failure }
 }

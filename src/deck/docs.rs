@@ -30,7 +30,11 @@ fn section<S: Section>(out: &mut String) {
     let _ = writeln!(out, "\n## `[{}]`\n\n{}\n", S::NAME, S::ABOUT.trim());
     out.push_str("| key | accepts | default | |\n|---|---|---|---|\n");
     for key in S::keys() {
-        let default = key.default.map_or(String::new(), |value| format!("`{value}`"));
+        let default = match key.default {
+            Some(Toml::Float(small)) if small != 0.0 && small < 1e-4 => format!("`{small:e}`"),
+            Some(value) => format!("`{value}`"),
+            None => String::new(),
+        };
         let _ =
             writeln!(out, "| `{}` | {} | {default} | {} |", key.name, key.accepts.replace('|', "\\|"), key.doc.trim());
     }

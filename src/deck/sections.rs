@@ -27,7 +27,7 @@ section! {
         ffn: Option<usize> = None,
         /// Vocabulary size. Left out: the tokenizer's.
         vocab: Option<usize> = None,
-        /// The output projection is the embedding table.
+        /// The output projection is the embedding table. Left out: false.
         tied: Option<bool> = None,
         /// Base of the rotary frequencies. Left out: 10000.
         rope_theta: Option<f64> = None,

@@ -112,10 +112,12 @@ pub struct Seconds(pub f64);
 
 impl Value for Seconds {
     fn accepts() -> String {
-        "seconds, or \"hh:mm:ss\"".into()
+        "seconds, or hh:mm:ss".into()
     }
     fn read(value: &Toml, origin: &Origin) -> Option<Self> {
-        let seconds = match value.as_str() {
+        // Unquoted, TOML reads a clock time.
+        let clock = value.as_str().map(str::to_string).or_else(|| value.as_datetime().map(ToString::to_string));
+        let seconds = match clock {
             None => f64::read(value, origin)?,
             Some(clock) => {
                 let parts: Vec<u32> = clock.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;

@@ -1,0 +1,63 @@
+# tawpipe: `make run` sees it train, `make test` proves it right.
+
+# oneDNN multiplies faster where it is installed.
+HAS_ONEDNN := $(shell { [ -e /usr/include/dnnl.h ] || pkg-config --exists dnnl 2>/dev/null; } && echo yes)
+FEATURES   ?= $(if $(HAS_ONEDNN),--features onednn)
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+TAWPIPE    := $(TARGET_DIR)/release/tawpipe
+
+# Text to train on; empty: the King James Bible.
+DATA ?=
+RUN  := $(or $(RUN),runs/kjv-$(shell date +%Y%m%d-%H%M%S))
+SET  := $(if $(DATA),--set data.text=$(abspath $(DATA)))
+
+# Several ranks share one machine's cores, perhaps as root in a container. The first lines are for Open MPI 4, the last but
+# one for Open MPI 5; MPICH needs none of them, and its mpirun knows --bind-to as well.
+export OMPI_ALLOW_RUN_AS_ROOT = 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
+export OMPI_MCA_rmaps_base_oversubscribe = 1
+export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
+MPIRUN ?= mpirun
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build run test lint docs clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## Install what is missing (apt), or say what to install
+	@scripts/deps.sh
+
+# A second make, because only after `deps` is it known whether oneDNN is there.
+build: deps ## Build the release program
+	@$(MAKE) --no-print-directory $(TAWPIPE)
+
+.PHONY: $(TAWPIPE)
+$(TAWPIPE):
+	cargo build --release $(FEATURES)
+
+run: build ## Train a small LLaMA on 4 ranks as 2 nodes of 2; DATA=/any/text/file for your own text
+	$(if $(DATA),,@scripts/text.sh)
+	$(MPIRUN) -n 4 --bind-to none $(TAWPIPE) train inputs/kjv.toml --set run.folder=$(abspath $(RUN)) $(SET)
+	$(TAWPIPE) generate $(RUN) --prompt "In the beginning" --tokens 300
+	$(TAWPIPE) report $(RUN)
+
+# In the development profile, which optimises where it matters (see Cargo.toml): building dominates, and debug assertions
+# stay on.
+test: deps ## Run every test
+	@$(MAKE) --no-print-directory all-tests
+
+.PHONY: all-tests
+all-tests:
+	cargo test $(FEATURES)
+
+lint: deps ## Formatting, clippy and documentation, all warnings are errors
+	cargo fmt --check
+	cargo clippy --all-targets $(FEATURES) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items $(FEATURES)
+
+docs: ## Build the documentation of the code
+	cargo doc --no-deps --document-private-items $(FEATURES)
+
+clean: ## Remove what was built; data and runs stay
+	cargo clean

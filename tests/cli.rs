@@ -1,0 +1,230 @@
+//! The command line and the deck: what is accepted, and how bad input is refused.
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use tawpipe::data::{Order, Valid};
+use tawpipe::deck::{self, Deck, Schedule, Seconds};
+use tawpipe::plan::systems::SystemOptions;
+use tempfile::TempDir;
+
+/// A complete deck that nothing is wrong with.
+const DECK: &str = r#"
+[model]
+dim = 32
+layers = 2
+heads = 4
+
+[data]
+text = "text.txt"
+seq = 8
+
+[batch]
+global = 4
+micro = 2
+
+[run]
+steps = 10
+
+[system]
+name = "tawpipe"
+"#;
+
+/// A folder with `deck.toml` and `text.txt`.
+fn folder(deck: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("deck.toml"), deck).unwrap();
+    std::fs::write(folder.path().join("text.txt"), "In the beginning was the Word.\n".repeat(20)).unwrap();
+    folder
+}
+
+fn tawpipe(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::cargo_bin("tawpipe").unwrap();
+    command.current_dir(folder).args(args).timeout(std::time::Duration::from_secs(60));
+    command
+}
+
+/// Runs and expects exit code 2, nothing on standard output, and one line on standard error with all the words.
+fn refused(folder: &Path, args: &[&str], words: &[&str]) {
+    let output = tawpipe(folder, args).output().unwrap();
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {err}");
+    assert_eq!(out, "", "{args:?}");
+    assert_eq!(err.lines().count(), 1, "{args:?}: {err}");
+    for word in words {
+        assert!(err.contains(word), "{args:?}: no {word:?} in: {err}");
+    }
+}
+
+/// `DECK` with one line replaced or added.
+fn with(old: &str, new: &str) -> String {
+    assert!(DECK.contains(old));
+    DECK.replacen(old, new, 1)
+}
+
+/// Defaults are filled in, paths start at the deck, and the saved deck reads back as the same.
+#[test]
+fn decks_are_resolved_and_round_trip() {
+    let folder = folder(DECK);
+    let sets = ["optim.lr=2", "run.wall_time=01:30:00", "optim.schedule=wsd", "data.valid=../other.txt"];
+    let deck = Deck::read(&folder.path().join("deck.toml"), &sets.map(String::from)).unwrap();
+    let shape = deck.model.shape().unwrap();
+    assert_eq!((shape.kv_heads, shape.head_dim, shape.ffn, shape.vocab), (4, 8, 96, 256));
+    let home = folder.path().canonicalize().unwrap();
+    assert_eq!(deck.data.text, Some(home.join("text.txt")));
+    assert_eq!(deck.data.valid, Valid::File(home.parent().unwrap().join("other.txt")));
+    assert_eq!((deck.optim.lr, deck.optim.schedule, deck.data.order), (2.0, Schedule::Wsd, Order::Random));
+    assert_eq!(deck.run.wall_time, Some(Seconds(5400.0)));
+    assert!(matches!(deck.system, SystemOptions::Tawpipe(_)));
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let copy = elsewhere.path().join("deck.toml");
+    std::fs::write(&copy, deck.to_toml()).unwrap();
+    assert_eq!(Deck { file: deck.file.clone(), ..Deck::read(&copy, &[]).unwrap() }, deck);
+}
+
+/// Groups come from the deck as one size or as a list, and must add up.
+#[test]
+fn groups_must_add_up() {
+    let folder = folder(DECK);
+    let groups = |set: &str, ranks| {
+        let deck = Deck::read(&folder.path().join("deck.toml"), &[format!("cluster.ranks_per_group={set}")]).unwrap();
+        deck.groups(ranks).map(|groups| groups.unwrap().sizes()).map_err(|error| error.to_string())
+    };
+    assert_eq!(groups("2", 5).unwrap(), [2, 2, 1]);
+    assert_eq!(groups("[1, 2, 3]", 6).unwrap(), [1, 2, 3]);
+    assert!(groups("[1, 2, 3]", 5).unwrap_err().contains("6 ranks, but there are 5"));
+}
+
+/// Every kind of mistake in a deck: exit code 2 and one line that names file, key, and what is accepted.
+#[test]
+fn bad_decks_are_refused() {
+    let cases: &[(String, &[&str])] = &[
+        (with("dim = 32", "dmi = 32"), &["deck.toml", "unknown key model.dmi", "did you mean model.dim?"]),
+        (with("[batch]", "[bacth]"), &["deck.toml", "unknown section bacth", "did you mean batch?"]),
+        (with("steps = 10", "steps = \"ten\""), &["deck.toml", "run.steps = \"ten\"", "a whole number"]),
+        (with("steps = 10", "steps = -1"), &["run.steps = -1", "a whole number"]),
+        (with("steps = 10", "dtype = \"f16\""), &["run.dtype = \"f16\"", "\"f32\" or \"bf16\""]),
+        (with("seq = 8", "order = \"shuffled\""), &["data.order", "\"sequential\" or \"random\""]),
+        (with("seq = 8", "valid = 1.5"), &["data.valid = 1.5", "a fraction from 0 to below 1"]),
+        (with("heads = 4", "heads = 5"), &["model.dim = 32 is no multiple of model.heads = 5"]),
+        (with("heads = 4", "heads = 4\nkv_heads = 3"), &["model.heads = 4 is no multiple of model.kv_heads = 3"]),
+        (with("heads = 4", "heads = 4\nhead_dim = 7"), &["model.head_dim = 7 is odd"]),
+        (with("layers = 2", "layers = 0"), &["model.layers is 0"]),
+        (with("layers = 2", ""), &["model.layers is required"]),
+        (with("dim = 32", "dim = 32\nfrom = \"hf\""), &["model.from", "remove model.dim"]),
+        (with("text = \"text.txt\"", ""), &["data.text", "data.tokens", "required"]),
+        (with("text = ", "tokens = \"t\"\ntext = "), &["data.text and data.tokens exclude each other"]),
+        (with("global = 4", "global = 5"), &["batch.global = 5 is no multiple of batch.micro = 2"]),
+        (with("steps = 10", "steps = 10\n[optim]\nlr = -1.0"), &["optim.lr = -1 must be above 0"]),
+        (with("steps = 10", "steps = 10\n[optim]\nwarmup = 11"), &["optim.warmup = 11 is more than run.steps = 10"]),
+        (with("\"tawpipe\"", "\"tawpip\""), &["system.name = \"tawpip\"", "single", "tawpipe"]),
+        (with("\"tawpipe\"", "\"tawpipe\"\nstager = \"none\""), &["system.stager", "did you mean system.stagger?"]),
+        (with("[batch]", "[batch"), &["deck.toml, line 11"]),
+    ];
+    for (deck, words) in cases {
+        let folder = folder(deck);
+        refused(folder.path(), &["plan", "deck.toml"], words);
+    }
+    let folder = folder(DECK);
+    refused(folder.path(), &["plan", "missing.toml"], &["missing.toml", "No such file"]);
+}
+
+/// A mistyped `--set` names itself, not the file, and the nearest key.
+#[test]
+fn set_suggests_the_nearest_key() {
+    let folder = folder(DECK);
+    let cases: [(&str, &[&str]); 4] = [
+        ("optim.lrr=1e-3", &["--set optim.lrr=1e-3", "did you mean optim.lr?"]),
+        ("optimm.lr=1e-3", &["--set optimm.lr=1e-3", "did you mean optim?"]),
+        ("optim.lr=fast", &["--set optim.lr=fast", "a number"]),
+        ("lr", &["--set lr", "section.key=value"]),
+    ];
+    for (set, words) in cases {
+        refused(folder.path(), &["plan", "deck.toml", "--set", set], words);
+    }
+}
+
+/// `plan` proves a plan and prints its tables without MPI; groups can be tried on the command line.
+#[test]
+fn plan_prints_memory_and_bytes() {
+    let folder = folder(DECK);
+    let output = tawpipe(folder.path(), &["plan", "deck.toml", "--groups", "2,2"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for words in ["tawpipe on 4 ranks in groups of 2 + 2", "The plan is right.", "rank 3", "master", "between groups"] {
+        assert!(text.contains(words), "no {words:?} in:\n{text}");
+    }
+    refused(folder.path(), &["plan", "deck.toml", "--groups", "2,2", "--ranks", "5"], &["4 ranks, but there are 5"]);
+}
+
+/// Every deck under inputs/ can be planned.
+#[test]
+fn shipped_decks_are_right() {
+    let inputs = Path::new(env!("CARGO_MANIFEST_DIR")).join("inputs");
+    let decks: Vec<PathBuf> = std::fs::read_dir(inputs).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!decks.is_empty());
+    for deck in decks {
+        tawpipe(Path::new("/"), &["plan", deck.to_str().unwrap()]).assert().success();
+    }
+}
+
+/// The help names every exit code; a usage error is bad input, too.
+#[test]
+fn help_documents_exit_codes() {
+    let output = tawpipe(Path::new("/"), &["--help"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for exit in tawpipe::exit::Exit::ALL {
+        assert!(text.contains(&format!("{}  {}", exit.code(), exit.meaning())), "{text}");
+    }
+    tawpipe(Path::new("/"), &["plan"]).assert().code(2);
+    tawpipe(Path::new("/"), &["pln"]).assert().code(2);
+}
+
+/// A text becomes a token file.
+#[test]
+fn tokenize_writes_ids() {
+    let folder = folder(DECK);
+    let args = ["tokenize", "text.txt", "--tokenizer", "bytes", "--out", "ids.bin", "--token-type", "u16"];
+    tawpipe(folder.path(), &args).assert().success();
+    assert_eq!(std::fs::read(folder.path().join("ids.bin")).unwrap()[..4], [b'I', 0, b'n', 0]);
+    let args = ["tokenize", "text.txt", "--tokenizer", "deck.toml", "--out", "ids.bin"];
+    refused(folder.path(), &args, &["deck.toml", "no tokenizer.json"]);
+}
+
+/// `docs/deck.md` is what the sections say; `UPDATE=1 cargo test --test cli deck_reference` rewrites it.
+#[test]
+fn deck_reference() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/deck.md");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, deck::docs::markdown()).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), deck::docs::markdown(), "run it with UPDATE=1");
+}
+
+/// A run folder is summarised in a table and drawn; medians leave out the first step; baselines stand in the plot.
+#[test]
+fn report_reads_a_run() {
+    let folder = folder(&with("seq = 8", "seq = 8\nvalid = 0.2"));
+    let run = folder.path().join("run");
+    std::fs::create_dir(&run).unwrap();
+    let deck = Deck::read(&folder.path().join("deck.toml"), &[]).unwrap();
+    std::fs::write(run.join("deck.toml"), deck.to_toml()).unwrap();
+    let mut journal = String::new();
+    for step in 1..=5 {
+        journal += &format!("{{\"step\": {step}, \"loss\": {}, \"tokens_per_s\": {step}000}}\n", 6 - step);
+    }
+    journal += "{\"step\": 5, \"valid_loss\": 0.6931471805599453, \"bits_per_byte\": 1.0}\n{\"step\": 6, \"lo";
+    std::fs::write(run.join("metrics.jsonl"), journal).unwrap();
+    let output = tawpipe(folder.path(), &["report", "run"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for words in ["tawpipe |     5 |", "1.0000", "0.6931", "1.000", "4000", "Witten-Bell, 3 bytes", "loss.svg"] {
+        assert!(text.contains(words), "no {words:?} in:\n{text}");
+    }
+    let svg = std::fs::read_to_string(run.join("loss.svg")).unwrap();
+    for words in ["bits per byte", "step", "training", "validation", "Witten-Bell, 4 bytes of context"] {
+        assert!(svg.contains(words), "no {words:?} in the drawing");
+    }
+    refused(folder.path(), &["report", "elsewhere"], &["elsewhere/deck.toml", "No such file"]);
+}
