@@ -119,12 +119,7 @@ impl<D: Device> Network<D> {
             Action::Clear { dst } => self.device.clear(view(dst)),
             Action::Cast { src, dst } => self.device.cast(view(src), view(dst)),
             Action::Accumulate { src, dst } => self.device.accumulate(view(src), view(dst)),
-            Action::NormPartial { gradient, stats } => {
-                self.device.add_squares(
-                    view(gradient),
-                    view(stats).sub(crate::plan::stats::SQUARES..crate::plan::stats::SQUARES + 1),
-                );
-            }
+            Action::NormPartial { gradient, stats } => self.device.add_squares(view(gradient), view(stats)),
             Action::Update { shard, range, gradient, step, stats, master, moment1, moment2, home } => {
                 let whole = AdamWStep {
                     rule: self.adamw,
@@ -181,7 +176,7 @@ impl<D: Device> Network<D> {
     }
 
     /// Final norm, projection and cross-entropy of `[tokens, dim]` hidden states: adds `scale * Σ nll` over the targets
-    /// (i32) that are not negative to the first element of `loss` (f64); with `out` also its gradients.
+    /// (i32) that are not negative to `loss` (one f64); with `out` also its gradients.
     #[allow(clippy::too_many_arguments, reason = "the regions of an action")]
     pub fn head_loss(
         &self,
@@ -193,7 +188,6 @@ impl<D: Device> Network<D> {
         loss: View,
         workspace: Option<View>,
     ) {
-        let loss = loss.sub(crate::plan::stats::LOSS..crate::plan::stats::LOSS + 1);
         self.head().loss(weights, input, targets, scale, out, loss, needed(workspace));
     }
 

@@ -147,7 +147,7 @@ pub enum Action {
         targets: Region,
         /// Training: gradient with respect to the input, and of the head's parameters.
         gradient: Option<HeadGradient>,
-        /// Added to: element [`stats::LOSS`].
+        /// Added to: the one element [`stats::LOSS`] of the statistics.
         loss: Region,
         /// Scratch.
         workspace: Option<Region>,
@@ -192,7 +192,7 @@ pub enum Action {
         /// Added to.
         dst: Region,
     },
-    /// Adds a gradient's sum of squares to element [`stats::SQUARES`].
+    /// Adds a gradient's sum of squares to the one element [`stats::SQUARES`] of the statistics.
     NormPartial {
         /// Read: f32.
         gradient: Region,

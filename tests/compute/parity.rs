@@ -148,7 +148,7 @@ fn train(name: &str, dtype: Dtype, recompute: bool, threads: usize, steps: usize
             }
             let out = HeadOut { dx: dx.view(), gradient: head.gradient.view(), accumulate: add };
             let scale = 1.0 / batch.tokens() as f64;
-            net.head_loss(head.home.view(), last, targets.view(), scale, Some(out), sums.view(), work);
+            net.head_loss(head.home.view(), last, targets.view(), scale, Some(out), sums.view().sub(0..1), work);
             for i in (0..shape.layers).rev() {
                 let u = &units[i + 1];
                 let (w, x, keep) = (u.home.view(), xs[i].view(), saved[i].view());

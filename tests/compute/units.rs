@@ -133,9 +133,8 @@ fn head_and_embedding() {
         let (w, x) = (weights(&shape, unit, &mut random), random.vec(len));
         let targets = Buffer::i32(&[1, 256, -1, 0, 7, 7, 3, -100, 100, 255]);
         let run = |w: &[f32], x: &[f32], out: Option<HeadOut>| {
-            let (w, x, loss) = (Buffer::f32(w), Buffer::f32(x), Buffer::f64(&[0.0, 0.0]));
+            let (w, x, loss) = (Buffer::f32(w), Buffer::f32(x), Buffer::f64(&[0.0]));
             net.head_loss(w.view(), x.view(), targets.view(), 0.1, out, loss.view(), Some(work.view()));
-            assert_eq!(loss.wide()[1], 0.0);
             loss.wide()[0]
         };
         let dx = Buffer::f32(&vec![f32::NAN; len]);
