@@ -2,8 +2,6 @@
 //! its end before the next starts. The waits that keep them right on concurrent lanes follow from the regions, and are
 //! found here.
 
-use std::collections::HashMap;
-
 use crate::cluster::Rank;
 use crate::model::Dtype;
 
@@ -85,18 +83,18 @@ struct Use {
 pub struct List {
     rank: Rank,
     ops: Vec<Op>,
-    /// Of every op: for each lane, how many of its ops are complete when this one is.
-    done: Vec<HashMap<Lane, usize>>,
-    /// Of every op: how many ops of its lane it makes complete.
-    place: Vec<usize>,
-    last: HashMap<Lane, OpId>,
-    uses: HashMap<SlotId, Vec<Use>>,
+    /// Of every op: for each lane (see [`Lane::index`]), how many of its ops are complete when this one is.
+    done: Vec<Vec<usize>>,
+    /// Of every lane: its last op.
+    last: Vec<Option<OpId>>,
+    /// Of every slot.
+    uses: Vec<Vec<Use>>,
 }
 
 impl List {
     /// An empty list of a rank.
     pub fn new(rank: Rank) -> Self {
-        List { rank, ops: Vec::new(), done: Vec::new(), place: Vec::new(), last: HashMap::new(), uses: HashMap::new() }
+        List { rank, ops: Vec::new(), done: Vec::new(), last: Vec::new(), uses: Vec::new() }
     }
 
     /// Appends an op that waits for whatever it must not overtake: earlier writers of what it touches, and earlier
@@ -110,7 +108,7 @@ impl List {
         };
         let mut before: Vec<OpId> = touches()
             .flat_map(|(region, writes)| {
-                let uses = self.uses.get(&region.slot).into_iter().flatten();
+                let uses = self.uses.get(region.slot).into_iter().flatten();
                 uses.filter(move |u| (writes || u.writes) && u.region.overlaps(&region)).map(|u| u.op)
             })
             .collect();
@@ -118,23 +116,26 @@ impl List {
         before.sort_unstable_by(|a, b| b.cmp(a));
         before.dedup();
 
-        let mut done = self.last.get(&lane).map(|&op| self.done[op].clone()).unwrap_or_default();
+        let index = lane.index();
+        self.last.resize(self.last.len().max(index + 1), None);
+        let mut done = self.last[index].map(|op| self.done[op].clone()).unwrap_or_default();
+        done.resize(self.last.len(), 0);
         let mut waits = Vec::new();
         for op in before {
-            if done.get(&self.ops[op].lane).is_none_or(|&count| count < self.place[op]) {
+            let theirs = self.ops[op].lane.index();
+            if done[theirs] < self.done[op][theirs] {
                 waits.push(op);
-                for (&lane, &count) in &self.done[op] {
-                    let known = done.entry(lane).or_default();
-                    *known = count.max(*known);
-                }
+                done.iter_mut().zip(&self.done[op]).for_each(|(mine, theirs)| *mine = (*mine).max(*theirs));
             }
         }
         waits.reverse();
-        let place = self.last.get(&lane).map_or(1, |&op| self.place[op] + 1);
-        done.insert(lane, place);
+        done[index] += 1;
 
         for (region, writes) in touches() {
-            let uses = self.uses.entry(region.slot).or_default();
+            if self.uses.len() <= region.slot {
+                self.uses.resize_with(region.slot + 1, Vec::new);
+            }
+            let uses = &mut self.uses[region.slot];
             // What this op is ordered behind need not be remembered where it covers it.
             uses.retain(|u| {
                 let covered = region.start <= u.region.start && u.region.range().end <= region.range().end;
@@ -144,8 +145,7 @@ impl List {
         }
         self.ops.push(Op { lane, waits, action });
         self.done.push(done);
-        self.place.push(place);
-        self.last.insert(lane, id);
+        self.last[index] = Some(id);
         id
     }
 

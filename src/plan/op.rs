@@ -25,6 +25,16 @@ pub enum Lane {
     Comm(usize),
 }
 
+impl Lane {
+    /// The lane's number among all lanes of a rank: computation first.
+    pub fn index(self) -> usize {
+        match self {
+            Lane::Compute => 0,
+            Lane::Comm(k) => k + 1,
+        }
+    }
+}
+
 /// What a computation works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Work {

@@ -2,9 +2,12 @@
 //! in order with equal contents.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::cluster::Rank;
-use crate::plan::{Action, CommId, Lane, Message, OpId, Payload};
+use crate::model::Dtype;
+use crate::plan::collective::Collective;
+use crate::plan::{Action, Algorithm, CommId, Lane, Message, OpId, Payload};
 
 use super::{Check, Phase, Rule};
 
@@ -89,14 +92,17 @@ impl Check<'_> {
     ) {
         let name = self.schedule.splits[comm].name;
         for (number, (send, recv)) in sends.iter().zip(recvs).enumerate() {
-            let (sent, received) = (self.contents(from, send.2), self.contents(to, recv.2));
-            if sent != received {
+            if self.contents(from, send.2) != self.contents(to, recv.2) {
+                let words = |rank, message| {
+                    let (payload, len, dtype) = self.contents(rank, message);
+                    format!("{payload} as {len} {} elements", dtype.name())
+                };
                 let text = format!(
                     "message {number} from rank {from} to rank {to} on \"{name}\": {} sends {}, but {} receives {}",
                     self.at(phase, send.0.0, send.0.1),
-                    sent,
+                    words(from, send.2),
                     self.at(phase, recv.0.0, recv.0.1),
-                    received
+                    words(to, recv.2)
                 );
                 self.report(Rule::Matching, text);
                 return;
@@ -155,27 +161,48 @@ impl Check<'_> {
         }
     }
 
-    /// What both ends of a message must agree on, in words.
-    fn contents(&self, rank: Rank, message: &Message) -> String {
+    /// What both ends of a message must agree on.
+    fn contents<'m>(&self, rank: Rank, message: &'m Message) -> (&'m Payload, usize, Dtype) {
         let slot = &self.plans[rank].slots[message.region.slot];
-        format!("{} as {} {} elements", message.payload, message.region.len, slot.dtype.name())
+        (&message.payload, message.region.len, slot.dtype)
     }
 
-    /// What all members of a collective must agree on, in words.
-    fn call(&self, phase: Phase, (rank, op): Site) -> String {
-        let describe = |kind: &str, region: crate::plan::Region, payload: &Payload, algorithm| {
-            let dtype = self.plans[rank].slots[region.slot].dtype.name();
-            format!("{kind} of {payload} as {} {dtype} elements by {algorithm:?}", region.len)
-        };
-        match &phase.ops(&self.plans[rank])[op].action {
+    /// What all members of a collective must agree on.
+    fn call(&self, phase: Phase, (rank, op): Site) -> Call<'_> {
+        let plan = &self.plans[rank];
+        let (what, region, payload, algorithm) = match &phase.ops(plan)[op].action {
             Action::Broadcast { root, region, payload, algorithm, .. } => {
-                describe(&format!("broadcast from rank {root}"), *region, payload, algorithm)
+                (Collective::Broadcast(*root), region, payload, *algorithm)
             }
             Action::Reduce { root, region, payload, algorithm, .. } => {
-                describe(&format!("reduce to rank {root}"), *region, payload, algorithm)
+                (Collective::Reduce(*root), region, payload, *algorithm)
             }
-            Action::AllReduce { region, payload, algorithm, .. } => describe("all-reduce", *region, payload, algorithm),
+            Action::AllReduce { region, payload, algorithm, .. } => {
+                (Collective::AllReduce, region, payload, *algorithm)
+            }
             _ => unreachable!("only collectives are listed"),
+        };
+        Call { what, payload, len: region.len, dtype: plan.slots[region.slot].dtype, algorithm }
+    }
+}
+
+/// What all members of a collective must agree on.
+#[derive(PartialEq)]
+struct Call<'a> {
+    what: Collective,
+    payload: &'a Payload,
+    len: usize,
+    dtype: Dtype,
+    algorithm: Algorithm,
+}
+
+impl fmt::Display for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.what {
+            Collective::Broadcast(root) => write!(f, "broadcast from rank {root}")?,
+            Collective::Reduce(root) => write!(f, "reduce to rank {root}")?,
+            Collective::AllReduce => write!(f, "all-reduce")?,
         }
+        write!(f, " of {} as {} {} elements by {:?}", self.payload, self.len, self.dtype.name(), self.algorithm)
     }
 }

@@ -1,10 +1,8 @@
 //! Rule 3: two ops that touch the same memory, one of them writing, are ordered by lanes and waits of their own rank.
 //! An order that exists only through another rank does not count.
 
-use std::collections::HashMap;
-
 use crate::cluster::Rank;
-use crate::plan::{Lane, Op, OpId, Region};
+use crate::plan::{Op, OpId, Region};
 
 use super::{Check, Phase, Rule};
 
@@ -30,14 +28,15 @@ impl Check<'_> {
         let mut before: Vec<Vec<usize>> = Vec::with_capacity(ops.len());
         let mut place = Vec::with_capacity(ops.len());
         let mut last: Vec<Option<OpId>> = vec![None; lanes];
-        let mut uses: HashMap<(usize, usize), Vec<Use>> = HashMap::new();
+        // Of every slot and lane.
+        let mut uses: Vec<Vec<Use>> = (0..lanes * self.plans[rank].slots.len()).map(|_| Vec::new()).collect();
         for (id, op) in ops.iter().enumerate() {
-            let lane = lane_index(op.lane);
+            let lane = op.lane.index();
             let mut clock = vec![0; lanes];
             for &earlier in op.waits.iter().chain(&last[lane]) {
                 let theirs: &Vec<usize> = &before[earlier];
                 clock.iter_mut().zip(theirs).for_each(|(mine, theirs)| *mine = (*mine).max(*theirs));
-                let lane = lane_index(ops[earlier].lane);
+                let lane = ops[earlier].lane.index();
                 clock[lane] = clock[lane].max(place[earlier]);
             }
             place.push(last[lane].map_or(1, |previous| place[previous] + 1));
@@ -60,7 +59,7 @@ impl Check<'_> {
             }
             for &(region, writes) in &touched {
                 for (other, &seen) in clock.iter().enumerate().filter(|(other, _)| *other != lane) {
-                    let list = uses.get(&(region.slot, other)).map_or(&[][..], Vec::as_slice);
+                    let list = &uses[region.slot * lanes + other];
                     let concurrent = list.iter().rev().take_while(|u| u.place > seen);
                     let clash = concurrent.filter(|u| (u.writes || writes) && u.region.overlaps(&region)).last();
                     if let Some(clash) = clash {
@@ -78,7 +77,7 @@ impl Check<'_> {
                 }
             }
             for (region, writes) in touched {
-                let list = uses.entry((region.slot, lane)).or_default();
+                let list = &mut uses[region.slot * lanes + lane];
                 list.push(Use { op: id, place: place[id], region, writes });
             }
             before.push(clock);
@@ -86,13 +85,6 @@ impl Check<'_> {
     }
 }
 
-fn lane_index(lane: Lane) -> usize {
-    match lane {
-        Lane::Compute => 0,
-        Lane::Comm(k) => k + 1,
-    }
-}
-
 fn lane_count(ops: &[Op]) -> usize {
-    ops.iter().map(|op| lane_index(op.lane) + 1).max().unwrap_or(0)
+    ops.iter().map(|op| op.lane.index() + 1).max().unwrap_or(0)
 }

@@ -194,6 +194,10 @@ impl Contents {
     /// Replaces what lies in a range by pieces that cover it.
     pub fn write(&mut self, range: &Range<usize>, new: Vec<Piece>) {
         let end = self.pieces.last().map_or(0, |piece| piece.range.end);
+        if *range == (0..end) {
+            self.pieces = new;
+            return;
+        }
         let mut pieces = self.read(&(0..range.start));
         pieces.extend(new);
         pieces.extend(self.read(&(range.end..end)));

@@ -177,18 +177,21 @@ impl Replay<'_, '_> {
     fn whole_gradient(&mut self, site: Site, region: Region, wanted: Option<(ShardId, usize)>) -> Vec<Piece> {
         let mut out = Vec::new();
         for piece in self.read(site.0, region) {
-            let place = self.check.region(site.0, Region::new(region.slot, piece.range.clone()));
+            let place = || self.check.region(site.0, Region::new(region.slot, piece.range.clone()));
             let at = wanted.map(|(shard, origin)| (shard, origin + (piece.range.start - region.start)));
             let Value::Gradient(shard, found) = &piece.value else {
+                let place = place();
                 self.complain(site, &format!("its gradient {place} should hold a gradient, found {}", piece.value));
                 continue;
             };
             if at.is_some_and(|at| at != (*shard, piece.origin)) {
                 let (shard, origin) = at.expect("just looked at");
                 let text = format!(
-                    "its gradient {place} should hold the gradient of shard {shard} from element {origin} on, found {} \
-                     from element {} on",
-                    piece.value, piece.origin
+                    "its gradient {} should hold the gradient of shard {shard} from element {origin} on, found {} from \
+                     element {} on",
+                    place(),
+                    piece.value,
+                    piece.origin
                 );
                 self.complain(site, &text);
                 continue;
@@ -201,6 +204,7 @@ impl Replay<'_, '_> {
                 .collect();
             if let Some((_, whole)) = parts.iter().find(|(_, whole)| whole != found) {
                 let difference = found.differs(whole);
+                let place = place();
                 self.complain(site, &format!("its gradient {place} of shard {shard} holds {difference}"));
             }
             out.push(piece);
