@@ -1,0 +1,89 @@
+//! A Hugging Face folder from any model on disk, one buffer of memory.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::tensor::{Metadata, TensorInfo};
+
+use super::super::{CheckpointError, Result, Source, tensors};
+use super::{Width, write_config};
+
+/// Elements in memory at a time.
+const BUFFER: usize = 1 << 16;
+
+/// What an exported folder looks like.
+#[derive(Clone, Copy, Debug)]
+pub struct ExportOptions<'a> {
+    /// How weights are stored.
+    pub width: Width,
+    /// `max_position_embeddings`: the longest sequence it was trained on.
+    pub positions: usize,
+    /// A `tokenizer.json` to put beside.
+    pub tokenizer: Option<&'a Path>,
+}
+
+/// Writes `config.json`, `model.safetensors` and, if given, `tokenizer.json` into a folder that must not exist or be
+/// empty.
+pub fn export(source: &dyn Source, folder: &Path, options: &ExportOptions) -> Result<()> {
+    if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
+        return Err(CheckpointError::damaged(folder, "exists and is not empty; nothing was written"));
+    }
+    fs::create_dir_all(folder).map_err(CheckpointError::write(folder))?;
+    let weights = folder.join("model.safetensors");
+    write_weights(source, &weights, options.width)?;
+    let config = folder.join("config.json");
+    fs::write(&config, write_config(source.shape(), options.width, options.positions))
+        .map_err(CheckpointError::write(&config))?;
+    if let Some(tokenizer) = options.tokenizer {
+        let copy = folder.join("tokenizer.json");
+        let text = fs::read(tokenizer).map_err(CheckpointError::read(tokenizer))?;
+        fs::write(&copy, text).map_err(CheckpointError::write(&copy))?;
+    }
+    Ok(())
+}
+
+fn write_weights(source: &dyn Source, path: &Path, width: Width) -> Result<()> {
+    let params = tensors(source.shape());
+    let mut end = 0;
+    let infos = params.iter().map(|param| {
+        let start = end;
+        end += width.bytes() * param.len();
+        (param.name.clone(), TensorInfo { dtype: width.dtype(), shape: param.dims(), data_offsets: (start, end) })
+    });
+    // transformers looks for "format".
+    let about = [("format".to_string(), "pt".to_string())].into();
+    let metadata = Metadata::new(Some(about), infos.collect()).expect("offsets ascend without gaps");
+    let mut header = serde_json::to_vec(&metadata).expect("plain data");
+    // Spaces, so that tensors start at multiples of 8 bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let file = File::create(path).map_err(CheckpointError::write(path))?;
+    let mut out = BufWriter::with_capacity(1 << 20, &file);
+    let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(CheckpointError::write(path));
+    put(&(header.len() as u64).to_le_bytes())?;
+    put(&header)?;
+    let mut values = vec![0.0; BUFFER];
+    let mut bytes = Vec::with_capacity(4 * BUFFER);
+    for param in &params {
+        for start in (0..param.len()).step_by(BUFFER) {
+            let part = &mut values[..BUFFER.min(param.len() - start)];
+            source.read(&param.name, start, part)?;
+            bytes.clear();
+            convert(width, part, &mut bytes);
+            put(&bytes)?;
+        }
+    }
+    out.flush().map_err(CheckpointError::write(path))?;
+    drop(out);
+    file.sync_all().map_err(CheckpointError::write(path))
+}
+
+/// f32 to little-endian bytes, rounded to nearest even.
+fn convert(width: Width, values: &[f32], out: &mut Vec<u8>) {
+    match width {
+        Width::F32 => values.iter().for_each(|x| out.extend(x.to_le_bytes())),
+        Width::Bf16 => values.iter().for_each(|x| out.extend(bf16::from_f32(*x).to_le_bytes())),
+        Width::F16 => values.iter().for_each(|x| out.extend(f16::from_f32(*x).to_le_bytes())),
+    }
+}

@@ -1,0 +1,39 @@
+//! Where a model's weights come from.
+
+use std::path::Path;
+
+use crate::model::ModelShape;
+
+use super::hf::HfFolder;
+use super::{Checkpoint, CheckpointError, Result};
+
+/// A model on disk: a checkpoint or a Hugging Face folder.
+pub trait Source {
+    /// The file or folder.
+    fn path(&self) -> &Path;
+    /// The model's shape.
+    fn shape(&self) -> &ModelShape;
+    /// Reads elements of a tensor as f32, from element `start` (row by row) on; a tied head is the embedding.
+    fn read(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()>;
+}
+
+/// Opens what `model.from` names: a Hugging Face folder, a checkpoint file, or the newest checkpoint in a run folder.
+pub fn open(path: &Path) -> Result<Box<dyn Source>> {
+    if path.is_file() {
+        return Ok(Box::new(Checkpoint::open(path)?));
+    }
+    if path.join("config.json").is_file() {
+        return Ok(Box::new(HfFolder::open(path)?));
+    }
+    for folder in [path.join("checkpoints"), path.to_path_buf()] {
+        if let Some(newest) = super::checkpoints(&folder)?.first() {
+            return Ok(Box::new(Checkpoint::open(newest)?));
+        }
+    }
+    let problem = if path.exists() {
+        "is neither a Hugging Face folder (config.json), a checkpoint, nor a run folder"
+    } else {
+        "does not exist; expected a Hugging Face folder, a checkpoint (step_N.h5) or a run folder"
+    };
+    Err(CheckpointError::damaged(path, problem))
+}

@@ -1,0 +1,142 @@
+//! What the user sees while a run goes on: a bar on a terminal, else a line every few seconds.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Record, Validation};
+
+/// Least time between two lines.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Where progress goes.
+enum Output {
+    /// A terminal.
+    Bar(ProgressBar),
+    /// A file or a pipe, as under mpirun.
+    Lines(Box<dyn Write + Send>),
+}
+
+/// Progress of a run, on rank 0.
+pub struct Progress {
+    output: Output,
+    /// Last step of the run.
+    total: u64,
+    /// Steps since this process started, and when the first of them was done: it is slower than the rest.
+    steps: u64,
+    first: Option<Instant>,
+    last_line: Option<Instant>,
+    interval: Duration,
+}
+
+impl Progress {
+    /// On standard error, for a run that goes to step `total` from `done` steps on.
+    pub fn new(total: u64, done: u64) -> Self {
+        if !stderr().is_terminal() {
+            return Self::lines(total, Box::new(stderr()), INTERVAL);
+        }
+        let style = "{wide_bar} {pos}/{len} {msg}";
+        let bar = ProgressBar::new(total).with_style(ProgressStyle::with_template(style).expect("a constant"));
+        bar.set_position(done);
+        Self::to(Output::Bar(bar), total, INTERVAL)
+    }
+
+    /// As lines, at most one an interval, beside those of the first and the last step.
+    pub fn lines(total: u64, out: Box<dyn Write + Send>, interval: Duration) -> Self {
+        Self::to(Output::Lines(out), total, interval)
+    }
+
+    fn to(output: Output, total: u64, interval: Duration) -> Self {
+        Progress { output, total, steps: 0, first: None, last_line: None, interval }
+    }
+
+    /// A step is done.
+    pub fn step(&mut self, record: &Record) {
+        self.steps += 1;
+        let now = Instant::now();
+        let first = *self.first.get_or_insert(now);
+        // Whole time since the first step, so that validations and checkpoints count too.
+        let left = match self.steps - 1 {
+            0 => Duration::from_secs_f64(record.step_s.max(0.0)),
+            steps => (now - first).div_f64(steps as f64),
+        };
+        let left = left.mul_f64(self.total.saturating_sub(record.step) as f64);
+        let text = format!("loss {:.4}  {} tokens/s  {} left", record.loss, count(record.tokens_per_s), time(left));
+        match &mut self.output {
+            Output::Bar(bar) => {
+                bar.set_message(text);
+                bar.set_position(record.step);
+            }
+            Output::Lines(out) => {
+                let due = self.last_line.is_none_or(|last| now - last >= self.interval);
+                if due || record.step == self.total {
+                    self.last_line = Some(now);
+                    let width = self.total.to_string().len();
+                    // A closed pipe is no reason to stop a run.
+                    let _ = writeln!(out, "step {:>width$}/{}  {text}", record.step, self.total);
+                }
+            }
+        }
+    }
+
+    /// A validation is done.
+    pub fn validation(&mut self, validation: &Validation) {
+        let mut text = format!("step {}  validation loss {:.4}", validation.step, validation.valid_loss);
+        if validation.bits_per_byte.is_finite() {
+            text += &format!("  {:.4} bits per byte", validation.bits_per_byte);
+        }
+        self.note(&text);
+    }
+
+    /// Another line, such as a checkpoint's path.
+    pub fn note(&mut self, text: &str) {
+        match &mut self.output {
+            Output::Bar(bar) => bar.println(text),
+            Output::Lines(out) => {
+                let _ = writeln!(out, "{text}");
+            }
+        }
+    }
+
+    /// The run is over: leaves the bar as it is.
+    pub fn finish(&mut self) {
+        if let Output::Bar(bar) = &self.output {
+            bar.abandon();
+        }
+    }
+}
+
+/// Three significant digits: 987, 12.3k, 4.56M.
+fn count(x: f64) -> String {
+    match x {
+        x if x >= 1e6 => format!("{:.2}M", x / 1e6),
+        x if x >= 1e5 => format!("{:.0}k", x / 1e3),
+        x if x >= 1e3 => format!("{:.1}k", x / 1e3),
+        x => format!("{x:.0}"),
+    }
+}
+
+/// `2 d 03 h`, `1 h 02 min`, `3 min 04 s` or `5 s`.
+fn time(duration: Duration) -> String {
+    let s = duration.as_secs_f64().round() as u64;
+    match s {
+        86_400.. => format!("{} d {:02} h", s / 86_400, s % 86_400 / 3600),
+        3600.. => format!("{} h {:02} min", s / 3600, s % 3600 / 60),
+        60.. => format!("{} min {:02} s", s / 60, s % 60),
+        _ => format!("{s} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers are short and times readable.
+    #[test]
+    fn numbers_and_times_are_short() {
+        assert_eq!([987.4, 12_345.0, 456_789.0, 4_560_000.0].map(count), ["987", "12.3k", "457k", "4.56M"]);
+        let times = [5, 184, 3725, 183_600].map(|s| time(Duration::from_secs(s)));
+        assert_eq!(times, ["5 s", "3 min 04 s", "1 h 02 min", "2 d 03 h"]);
+    }
+}

@@ -1,0 +1,95 @@
+//! Everything rank 0 writes about a run.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::{History, Journal, MetricsError, Record, Validation, series};
+
+/// Largest part of the run time that goes into rewriting the series.
+const BUDGET: f64 = 0.005;
+
+/// What the series file says about the run itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunInfo {
+    /// The resolved deck, TOML.
+    pub deck: String,
+    /// Name of the parallel system.
+    pub system: String,
+    /// Sizes of the groups of ranks.
+    pub groups: Vec<usize>,
+}
+
+/// The journal `metrics.jsonl` and the series `metrics.h5` of a run folder.
+#[derive(Debug)]
+pub struct Metrics {
+    journal: Journal,
+    history: History,
+    info: RunInfo,
+    series: PathBuf,
+    started: Instant,
+    /// Time spent on the series so far, and on its last rewrite.
+    spent: Duration,
+    last: Duration,
+}
+
+impl Metrics {
+    /// Starts both files in a run folder that has neither.
+    pub fn create(folder: &Path, info: RunInfo) -> Result<Self, MetricsError> {
+        let journal = Journal::create(&folder.join("metrics.jsonl"))?;
+        Ok(Self::new(folder, info, journal, History::default()))
+    }
+
+    /// Continues after the checkpoint of `step`; what was reported later is cut off.
+    pub fn resume(folder: &Path, info: RunInfo, step: u64) -> Result<Self, MetricsError> {
+        let (journal, history) = Journal::resume(&folder.join("metrics.jsonl"), step)?;
+        Ok(Self::new(folder, info, journal, history))
+    }
+
+    fn new(folder: &Path, info: RunInfo, journal: Journal, history: History) -> Self {
+        Metrics {
+            journal,
+            history,
+            info,
+            series: folder.join("metrics.h5"),
+            started: Instant::now(),
+            spent: Duration::ZERO,
+            // A first guess, so that the first rewrite is not before half a second.
+            last: Duration::from_millis(2),
+        }
+    }
+
+    /// Everything reported so far, of earlier parts of the run too.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Reports a training step.
+    pub fn step(&mut self, record: Record) -> Result<(), MetricsError> {
+        self.journal.append(&record)?;
+        self.history.steps.push(record);
+        self.rewrite_if_cheap()
+    }
+
+    /// Reports a validation.
+    pub fn validation(&mut self, validation: Validation) -> Result<(), MetricsError> {
+        self.journal.append(&validation)?;
+        self.history.validations.push(validation);
+        self.rewrite_if_cheap()
+    }
+
+    /// Brings the series up to date: at the end of a run, and beside a checkpoint.
+    pub fn flush(&mut self) -> Result<(), MetricsError> {
+        let start = Instant::now();
+        series::write(&self.series, &self.info, &self.history)?;
+        self.last = start.elapsed();
+        self.spent += self.last;
+        Ok(())
+    }
+
+    fn rewrite_if_cheap(&mut self) -> Result<(), MetricsError> {
+        if (self.spent + self.last).as_secs_f64() > BUDGET * self.started.elapsed().as_secs_f64() {
+            return Ok(());
+        }
+        self.flush()
+    }
+}

@@ -1,0 +1,313 @@
+//! Checkpoints: round trips over any number of ranks, damage, full disks.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use tawpipe::checkpoint::{
+    Checkpoint, CheckpointError, Header, Piece, Source, checkpoints, inspect, load, prune, resume, save,
+};
+use tawpipe::fabric::{Control, Solo};
+use tawpipe::model::ModelShape;
+use tempfile::TempDir;
+
+use crate::ranks::{Part, shape, value, whole, world};
+
+fn header(step: u64, shape: &ModelShape) -> Header {
+    // Neither fits an f64: whole numbers must not pass through one.
+    let (seed, tokens) = (u64::MAX - 1, (1 << 60) + 1);
+    Header { step, seed, tokens, shape: shape.clone(), deck: "[model]\ndim = 24 # é\n".into() }
+}
+
+/// Saves a model from `size` ranks.
+pub fn saved(folder: &Path, shape: &ModelShape, step: u64, size: usize) -> (PathBuf, Vec<Part>) {
+    let results = world(size, |control| {
+        let part = Part::new(shape, 2, control.rank(), size, value);
+        let path = save(folder, &header(step, shape), &part.pieces(), control).expect("saved");
+        (path, part)
+    });
+    let path = results[0].0.clone();
+    (path, results.into_iter().map(|(_, part)| part).collect())
+}
+
+/// What 1, 3 and 5 ranks wrote is what 1, 2 and 4 ranks with other shards read, bit by bit, tied or not.
+#[test]
+fn any_number_of_ranks_reads_what_any_number_wrote() {
+    let folder = TempDir::new().unwrap();
+    for (writers, readers, tied) in [(1, 2, false), (3, 1, true), (5, 4, false), (3, 4, true)] {
+        let shape = shape(tied);
+        let (path, written) = saved(folder.path(), &shape, 7, writers);
+        let read = world(readers, |control| {
+            let mut part = Part::new(&shape, 1, control.rank(), readers, |_, _, _| f32::NAN);
+            let found = load(&path, &shape, &mut part.pieces_mut(), control).expect("loaded");
+            assert_eq!(found, header(7, &shape));
+            part
+        });
+        assert_eq!(whole(&written), whole(&read), "{writers} -> {readers} ranks, tied = {tied}");
+    }
+}
+
+/// Ranks may all read the same (replicas), a part only, or weights without moments.
+#[test]
+fn replicas_and_parts_are_read() {
+    let folder = TempDir::new().unwrap();
+    let shape = shape(false);
+    let (path, written) = saved(folder.path(), &shape, 1, 2);
+    let all = whole(&written);
+    world(3, |control| {
+        let mut part = Part::new(&shape, 1, 0, 1, |_, _, _| 0.0);
+        load(&path, &shape, &mut part.pieces_mut(), control).expect("each rank reads all");
+        assert_eq!(whole(&[part]), all);
+        let mut part = Part::new(&shape, 1, control.rank(), 7, |_, _, _| 0.0);
+        let mut pieces = part.pieces_mut();
+        pieces.iter_mut().for_each(|piece| piece.moments = None);
+        load(&path, &shape, &mut pieces, control).expect("three sevenths of the weights");
+        for piece in pieces {
+            let end = piece.start + piece.weights.len();
+            assert_eq!(piece.weights, &all[&(piece.name.to_string(), 0)][piece.start..end]);
+        }
+    });
+}
+
+/// Pieces that leave a hole, overlap, or name no tensor are refused on all ranks, and no file appears.
+#[test]
+fn pieces_must_tile_the_model() {
+    let folder = TempDir::new().unwrap();
+    let shape = shape(false);
+    type Spoil = fn(&mut Vec<Piece>);
+    let hole: Spoil = |pieces| pieces.truncate(pieces.len() - 1);
+    let twice: Spoil = |pieces| pieces.push(pieces[0]);
+    let unknown: Spoil = |pieces| pieces[0].name = "model.layers.9.mlp.up_proj.weight";
+    let shifted: Spoil = |pieces| pieces[0].start = 1 << 40;
+    for spoil in [hole, twice, unknown, shifted] {
+        for result in world(3, |control| {
+            let part = Part::new(&shape, 2, control.rank(), 3, value);
+            let mut pieces = part.pieces();
+            if control.rank() == 1 {
+                spoil(&mut pieces);
+            }
+            save(folder.path(), &header(1, &shape), &pieces, control)
+        }) {
+            let error = result.expect_err("refused");
+            assert!(error.to_string().contains("do not make up the model"), "{error}");
+            assert!(!error.is_bad_input());
+        }
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Loading reports the same error on every rank of a world and alone.
+fn refused(path: &Path, shape: &ModelShape) -> CheckpointError {
+    let errors = world(2, |control| {
+        let mut part = Part::new(shape, 1, control.rank(), 2, |_, _, _| 0.0);
+        load(path, shape, &mut part.pieces_mut(), control).expect_err("refused")
+    });
+    assert_eq!(errors[0], errors[1]);
+    assert!(errors[0].is_bad_input(), "{}", errors[0]);
+    let text = errors[0].to_string();
+    assert!(text.contains(path.to_str().unwrap()) && !text.contains('\n'), "{text}");
+    errors.into_iter().next().unwrap()
+}
+
+/// A checkpoint cut at any length is refused with one line that names the file.
+#[test]
+fn truncated_checkpoints_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let shape = shape(false);
+    let (path, _) = saved(folder.path(), &shape, 3, 1);
+    let bytes = fs::read(&path).unwrap();
+    for len in [0, 4, 8, 100, 1000, bytes.len() / 2, bytes.len() - 4096, bytes.len() - 1] {
+        fs::write(&path, &bytes[..len]).unwrap();
+        refused(&path, &shape);
+    }
+    fs::remove_file(&path).unwrap();
+    assert!(refused(&path, &shape).to_string().contains("No such file"));
+}
+
+/// Wherever one bit is flipped, the checkpoint is refused, or still reads as exactly what was written (bits that
+/// HDF5 does not use). Tried are a seventh of the bytes outside the datasets, and bytes of every dataset. What must not
+/// happen either is an endless loop or a crash in HDF5.
+#[test]
+fn bit_flips_are_found() {
+    let folder = TempDir::new().unwrap();
+    let shape = ModelShape { layers: 1, ..shape(true) };
+    let (path, written) = saved(folder.path(), &shape, 3, 1);
+    let all = whole(&written);
+    let bytes = fs::read(&path).unwrap();
+    let broken = folder.path().join("broken.h5");
+    let (mut refusals, mut harmless) = (0, 0);
+    let data: std::collections::HashSet<[u8; 4]> = all.values().flatten().map(|v| v.to_le_bytes()).collect();
+    for at in 0..bytes.len() {
+        let word = at & !3;
+        let is_data = bytes.get(word..word + 4).is_some_and(|w| data.contains(w));
+        if at % (if is_data { 997 } else { 7 }) != 0 {
+            continue;
+        }
+        let mut copy = bytes.clone();
+        copy[at] ^= 1 << (at % 8);
+        fs::write(&broken, &copy).unwrap();
+        let mut part = Part::new(&shape, 1, 0, 1, |_, _, _| 0.0);
+        match load(&broken, &shape, &mut part.pieces_mut(), &Solo) {
+            Err(_) => refusals += 1,
+            Ok(found) => {
+                assert_eq!(found, header(3, &shape), "byte {at}");
+                assert_eq!(whole(&[part]), all, "byte {at}");
+                harmless += 1;
+            }
+        }
+    }
+    println!("{refusals} flips refused, {harmless} in bits that nothing reads, of {} bytes", bytes.len());
+    assert!(refusals > 500);
+}
+
+/// Resuming passes over a damaged newest checkpoint; with none left it is bad input that says why.
+#[test]
+fn resume_falls_back_to_the_newest_good_checkpoint() {
+    let folder = TempDir::new().unwrap();
+    let shape = shape(false);
+    let (_, written) = saved(folder.path(), &shape, 9, 1);
+    let (newest, _) = saved(folder.path(), &shape, 10, 1);
+    let bytes = fs::read(&newest).unwrap();
+    fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
+    let attempt = || {
+        world(2, |control| {
+            let mut part = Part::new(&shape, 1, control.rank(), 2, |_, _, _| 0.0);
+            resume(folder.path(), &shape, &mut part.pieces_mut(), control).map(|found| (found, part))
+        })
+    };
+    let mut parts = Vec::new();
+    for result in attempt() {
+        let ((path, header), part) = result.expect("the older one is good");
+        assert!(path.ends_with("step_9.h5") && header.step == 9);
+        parts.push(part);
+    }
+    assert_eq!(whole(&parts), whole(&written));
+    fs::write(folder.path().join("step_9.h5"), b"not a checkpoint").unwrap();
+    for result in attempt() {
+        let error = result.err().expect("none is left");
+        assert!(error.is_bad_input());
+        let text = error.to_string();
+        assert!(text.contains("step_9.h5") && text.contains("step_10.h5"), "{text}");
+    }
+    let error = resume(Path::new("/nowhere"), &shape, &mut [], &Solo).unwrap_err();
+    assert_eq!(error.to_string(), "/nowhere: no checkpoint to continue from");
+}
+
+/// A checkpoint of another model is refused, naming the key and both values; resuming does not pass over it.
+#[test]
+fn another_model_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let (path, _) = saved(folder.path(), &shape(false), 3, 2);
+    let other = ModelShape { norm_eps: 1e-6, ..shape(false) };
+    let text = refused(&path, &other).to_string();
+    assert!(text.contains("another model: it has model.norm_eps = 0.00001, this run needs 1e-6"), "{text}");
+    let other = ModelShape { layers: 2, ..shape(false) };
+    assert!(refused(&path, &other).to_string().contains("model.layers = 3, this run needs 2"));
+    let mut part = Part::new(&other, 1, 0, 1, |_, _, _| 0.0);
+    let error = resume(folder.path(), &other, &mut part.pieces_mut(), &Solo).unwrap_err();
+    assert!(matches!(error, CheckpointError::OtherModel { .. }));
+}
+
+/// Only the newest are kept; what an interrupted save left behind goes too; other files stay.
+#[test]
+fn old_checkpoints_are_deleted() {
+    let folder = TempDir::new().unwrap();
+    for name in ["step_2.h5", "step_10.h5", "step_9.h5", "step_11.h5.tmp", "best.h5", "step_x.h5"] {
+        fs::write(folder.path().join(name), b"").unwrap();
+    }
+    prune(folder.path(), 0).unwrap();
+    assert_eq!(checkpoints(folder.path()).unwrap().len(), 3);
+    prune(folder.path(), 2).unwrap();
+    let left = checkpoints(folder.path()).unwrap();
+    assert_eq!(left, [folder.path().join("step_10.h5"), folder.path().join("step_9.h5")]);
+    assert!(folder.path().join("best.h5").exists() && !folder.path().join("step_11.h5.tmp").exists());
+}
+
+/// A file system of a few pages, for as long as it lives.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn new(bytes: usize) -> Option<Self> {
+        let folder = TempDir::new().unwrap();
+        let size = format!("size={bytes}");
+        let arguments = ["-t", "tmpfs", "-o", &size, "tmpfs"];
+        let mount = std::process::Command::new("mount").args(arguments).arg(folder.path()).output();
+        if mount.is_ok_and(|done| done.status.success()) {
+            return Some(SmallDisk(folder));
+        }
+        println!("skipped: mounting a small tmpfs needs root");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0.path()).output();
+    }
+}
+
+/// On a full disk all ranks get the same error, nobody hangs, the previous checkpoint stays, no half file remains and
+/// the next save succeeds once there is room. The disk fills at every possible place: in the HDF5 structure (rank 0),
+/// and in the data of the first, second and third rank.
+#[test]
+fn a_full_disk_is_an_error_on_all_ranks() {
+    let shape = shape(false);
+    let Some(disk) = SmallDisk::new(4 << 20) else { return };
+    let folder = disk.0.path().join("checkpoints");
+    let (first, written) = saved(&folder, &shape, 1, 3);
+    let size = fs::metadata(&first).unwrap().len();
+    let filler = disk.0.path().join("filler");
+    for percent in [0, 1, 10, 30, 50, 70, 95] {
+        // Fill the disk, then give back a part of what a checkpoint needs.
+        let mut junk = fs::File::create(&filler).unwrap();
+        while junk.write_all(&[1; 4096]).is_ok() {}
+        let full = junk.metadata().unwrap().len();
+        junk.set_len(full - size * percent / 100).unwrap();
+        let errors = world(3, |control| {
+            let part = Part::new(&shape, 2, control.rank(), 3, value);
+            save(&folder, &header(2, &shape), &part.pieces(), control).expect_err("the disk is full")
+        });
+        println!("{percent} %: {}", errors[0]);
+        assert!(errors.iter().all(|e| *e == errors[0]));
+        assert!(errors[0].to_string().contains("No space left on device"), "{}", errors[0]);
+        assert!(!errors[0].is_bad_input());
+        assert_eq!(checkpoints(&folder).unwrap(), [first.clone()]);
+        assert!(!folder.join("step_2.h5.tmp").exists());
+    }
+    fs::remove_file(&filler).unwrap();
+    saved(&folder, &shape, 2, 3);
+    let mut part = Part::new(&shape, 1, 0, 1, |_, _, _| 0.0);
+    load(&first, &shape, &mut part.pieces_mut(), &Solo).expect("the first is untouched");
+    assert_eq!(whole(&[part]), whole(&written));
+}
+
+/// A folder that cannot be written is one clear error on all ranks.
+#[test]
+fn an_unwritable_folder_is_an_error_on_all_ranks() {
+    let folder = TempDir::new().unwrap();
+    // A file where the folder should be stops root too, whom permissions do not.
+    let blocked = folder.path().join("checkpoints");
+    fs::write(&blocked, b"").unwrap();
+    let shape = shape(false);
+    for result in world(2, |control| {
+        let part = Part::new(&shape, 2, control.rank(), 2, value);
+        save(&blocked, &header(1, &shape), &part.pieces(), control)
+    }) {
+        let error = result.expect_err("no folder");
+        assert!(matches!(&error, CheckpointError::Io { path, .. } if Path::new(path) == blocked), "{error}");
+    }
+}
+
+/// What `inspect` prints: step, model, every tensor, the deck.
+#[test]
+fn inspect_describes_a_checkpoint() {
+    let folder = TempDir::new().unwrap();
+    let (path, _) = saved(folder.path(), &shape(false), 3, 2);
+    let text = inspect(&path).unwrap();
+    for part in
+        ["step      3", "layers 3", "checksums all match", "model.layers.2.mlp.down_proj.weight", "dim = 24 # é"]
+    {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    assert_eq!(Checkpoint::open(&path).unwrap().shape(), &shape(false));
+}

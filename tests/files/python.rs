@@ -1,0 +1,1 @@
+//! What unmodified Python tools make of our files.
