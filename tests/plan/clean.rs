@@ -154,7 +154,7 @@ fn options(turn: usize, layers: usize, sizes: &[usize], rounds: usize) -> Job {
 fn has_formula(job: &Job) -> bool {
     let SystemOptions::Tawpipe(options) = &job.system else { return false };
     let least = if options.embed == Embed::Replicated { 4 } else { 3 };
-    let full = job.batch.micros % job.groups.ranks() == 0;
+    let full = job.batch.micros.is_multiple_of(job.groups.ranks());
     options.blocks_per_shard == 1 && job.shape.layers >= least && !job.shape.tied && full
 }
 

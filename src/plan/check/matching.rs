@@ -32,13 +32,20 @@ pub struct Matching {
 /// One end of a message: the op, its number in the op's list, and the message.
 type End<'a> = (Site, usize, &'a Message);
 
+/// All messages of one communicator from one rank to another, as each of the two sees them.
+#[derive(Default)]
+struct Ends<'a> {
+    sends: Vec<End<'a>>,
+    recvs: Vec<End<'a>>,
+}
+
 impl Check<'_> {
     /// Matches a list's messages and collectives over all ranks.
     pub(super) fn matching(&mut self, phase: Phase) -> Matching {
         let plans = self.plans;
         let mut matching = Matching::default();
         let mut calls: BTreeMap<(CommId, Rank), Vec<Site>> = BTreeMap::new();
-        let mut ends: BTreeMap<(CommId, Rank, Rank), (Vec<End>, Vec<End>)> = BTreeMap::new();
+        let mut ends: BTreeMap<(CommId, Rank, Rank), Ends> = BTreeMap::new();
         let mut lanes: BTreeMap<(CommId, Rank), Lane> = BTreeMap::new();
         for (rank, plan) in plans.iter().enumerate() {
             for (id, op) in phase.ops(plan).iter().enumerate() {
@@ -57,19 +64,19 @@ impl Check<'_> {
                 if let Action::Exchange { sends, recvs, .. } = &op.action {
                     for (index, message) in sends.iter().enumerate() {
                         let ends = ends.entry((comm, rank, message.peer)).or_default();
-                        ends.0.push(((rank, id), index, message));
+                        ends.sends.push(((rank, id), index, message));
                     }
                     for (index, message) in recvs.iter().enumerate() {
                         let ends = ends.entry((comm, message.peer, rank)).or_default();
-                        ends.1.push(((rank, id), index, message));
+                        ends.recvs.push(((rank, id), index, message));
                     }
                 } else {
                     calls.entry((comm, rank)).or_default().push((rank, id));
                 }
             }
         }
-        for ((comm, from, to), (sends, recvs)) in &ends {
-            self.messages(phase, (*comm, *from, *to), sends, recvs, &mut matching);
+        for (way, ends) in &ends {
+            self.messages(phase, *way, ends, &mut matching);
         }
         for (comm, split) in self.schedule.splits.iter().enumerate() {
             for set in &split.sets {
@@ -86,8 +93,7 @@ impl Check<'_> {
         &mut self,
         phase: Phase,
         (comm, from, to): (CommId, Rank, Rank),
-        sends: &[End],
-        recvs: &[End],
+        Ends { sends, recvs }: &Ends,
         matching: &mut Matching,
     ) {
         let name = self.schedule.splits[comm].name;

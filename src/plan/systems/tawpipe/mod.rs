@@ -29,6 +29,8 @@ enum Way {
     Broadcast,
     Reduce,
     GradientHop,
+    /// Only with replicated embedding and head.
+    AllReduce,
 }
 
 impl Way {
@@ -53,12 +55,15 @@ impl System for Tawpipe {
         let owners = owners::owners(&shards, &job.groups, lives);
         let world = vec![(0..job.groups.ranks()).collect()];
         let groups: Vec<Vec<Rank>> = (0..job.groups.count()).map(|g| job.groups.members(g).collect()).collect();
-        let splits = vec![
+        let mut splits = vec![
             Split { name: "weight hop", sets: world.clone() },
             Split { name: "broadcast", sets: groups.clone() },
             Split { name: "reduce", sets: groups },
-            Split { name: "gradient hop", sets: world },
+            Split { name: "gradient hop", sets: world.clone() },
         ];
+        if options.embed == Embed::Replicated {
+            splits.push(Split { name: "all-reduce", sets: world });
+        }
         Ok(Schedule { job: job.clone(), shards, owners, splits })
     }
 

@@ -81,6 +81,7 @@ impl Writer<'_> {
     fn train(&mut self, list: &mut List) {
         let visits = self.visits(true);
         let replicated: Vec<ShardId> = (0..self.shards.shards.len()).filter(|&s| !self.travels(s)).collect();
+        let last: Vec<Option<usize>> = replicated.iter().map(|&shard| self.last_gradient(&visits, shard)).collect();
         if self.micro(0).is_none() {
             for owned in self.local.owned.iter().filter(|owned| replicated.contains(&owned.shard)) {
                 list.push(Lane::Compute, Action::Clear { dst: owned.accumulator });
@@ -92,10 +93,9 @@ impl Writer<'_> {
                 self.compute(list, visit, true);
             }
             self.collect(list, &visits, clock);
-        }
-        // All gradients of what is replicated are there; every rank ends with the same sum and makes the same update.
-        for &shard in &replicated {
-            self.sum_replicated(list, shard);
+            for (&shard, _) in replicated.iter().zip(&last).filter(|(_, last)| **last == Some(clock)) {
+                self.sum_replicated(list, shard);
+            }
         }
         let counts = |shard| self.rank == 0 || self.travels(shard);
         self.local.norm(list, counts);
@@ -141,6 +141,16 @@ impl Writer<'_> {
     fn visit<'v>(&self, visits: &'v [Visit], group: usize, clock: usize) -> Option<&'v Visit> {
         let index = clock.checked_sub(first_slot(self.job, group))?;
         self.makes(visits, group, index).then(|| &visits[index])
+    }
+
+    /// The slot of the clock in which the last gradient of a replicated shard is computed.
+    fn last_gradient(&self, visits: &[Visit], shard: ShardId) -> Option<usize> {
+        let gives = |visit: &Visit| visit.shard == shard && matches!(visit.pass, Pass::Head | Pass::EmbedBackward);
+        let last = |group| {
+            let index = (0..visits.len()).rfind(|&i| gives(&visits[i]) && self.makes(visits, group, i))?;
+            Some(first_slot(self.job, group) + index)
+        };
+        (0..self.groups.count()).filter_map(last).max()
     }
 
     /// This rank's micro-batch in a round.
@@ -373,21 +383,21 @@ impl Writer<'_> {
         list.push(way.lane(), if first { Action::Cast { src, dst } } else { Action::Accumulate { src, dst } });
     }
 
-    /// Sums a replicated shard's gradient over all ranks.
+    /// Sums a replicated shard's gradient over all ranks: every rank ends with the same bits and makes the same update.
     fn sum_replicated(&mut self, list: &mut List, shard: ShardId) {
         let ranks = self.groups.ranks();
         if ranks == 1 {
             return;
         }
         let accumulator = self.local.own(shard).expect("a replicated shard lives everywhere").accumulator;
-        let lane = Way::GradientHop.lane();
+        let lane = Way::AllReduce.lane();
         let casts = self.job.grad_dtype != Dtype::F32;
         let region = if casts { self.all_wire.take(self.slots, accumulator.len) } else { accumulator };
         if casts {
             list.push(lane, Action::Cast { src: accumulator, dst: region });
         }
         let action = Action::AllReduce {
-            comm: Way::GradientHop.comm(),
+            comm: Way::AllReduce.comm(),
             region,
             scratch: Some(self.all_scratch.take(self.slots, ring_scratch(accumulator.len, ranks))),
             payload: Payload::Gradient(shard, 0..accumulator.len),
