@@ -1,6 +1,6 @@
 //! What can go wrong between ranks.
 
-use crate::cluster::{GroupError, Rank};
+use crate::cluster::Rank;
 
 /// A failure of the fabric.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,9 +26,6 @@ pub enum FabricError {
     /// MPI was initialised before.
     #[error("MPI is already initialised in this process")]
     Initialised,
-    /// The groups that were asked for do not fit.
-    #[error(transparent)]
-    Groups(#[from] GroupError),
     /// An MPI call returned an error.
     #[error("{call} failed with MPI error {code}")]
     Mpi {

@@ -1,5 +1,6 @@
 //! Ranks as threads of one process: any plan on any number of ranks without MPI.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -31,9 +32,12 @@ enum Data {
     Copied(Vec<u8>),
 }
 
+/// Number of a wire and communicator in it.
+type Address = (usize, CommId);
+
 /// A started send or receive.
 struct Post<T> {
-    comm: CommId,
+    address: Address,
     what: T,
     ready: Instant,
     done: Arc<AtomicBool>,
@@ -89,11 +93,11 @@ impl Channel {
         let now = Instant::now();
         let mut i = 0;
         while let Some(receive) = self.receives.get(i) {
-            let Some(j) = self.sends.iter().position(|send| send.comm == receive.comm) else {
+            let Some(j) = self.sends.iter().position(|send| send.address == receive.address) else {
                 i += 1;
                 continue;
             };
-            if self.sends[j].ready > now || self.receives.range(..i).any(|earlier| earlier.comm == receive.comm) {
+            if self.sends[j].ready > now || self.receives.range(..i).any(|earlier| earlier.address == receive.address) {
                 i += 1;
                 continue;
             }
@@ -135,6 +139,7 @@ fn next(state: &mut u64) -> u64 {
 pub struct LocalWire {
     hub: Arc<Hub>,
     rank: Rank,
+    number: usize,
     random: u64,
     /// Started messages by request number: sender, receiver and whether it is complete.
     requests: Vec<Option<(Rank, Rank, Arc<AtomicBool>)>>,
@@ -165,7 +170,7 @@ impl Wire for LocalWire {
         } else {
             Data::InPlace(data)
         };
-        let post = Post { comm, what, ready: Instant::now() + delay, done: done.clone() };
+        let post = Post { address: (self.number, comm), what, ready: Instant::now() + delay, done: done.clone() };
         self.hub.channel(self.rank, to).sends.push_back(post);
         Ok(self.request(self.rank, to, done))
     }
@@ -173,7 +178,7 @@ impl Wire for LocalWire {
     fn receive(&mut self, comm: CommId, from: Rank, into: View) -> Result<Request, FabricError> {
         self.hub.check()?;
         let done = Arc::new(AtomicBool::new(false));
-        let post = Post { comm, what: into, ready: Instant::now(), done: done.clone() };
+        let post = Post { address: (self.number, comm), what: into, ready: Instant::now(), done: done.clone() };
         self.hub.channel(from, self.rank).receives.push_back(post);
         Ok(self.request(from, self.rank, done))
     }
@@ -196,20 +201,34 @@ impl Wire for LocalWire {
 impl Drop for LocalWire {
     fn drop(&mut self) {
         // Nobody may touch this rank's memory from now on; copies of sent bytes may still be received.
+        let other = |address: Address| address.0 != self.number;
         for peer in 0..self.hub.ranks {
-            self.hub.channel(self.rank, peer).sends.retain(|post| matches!(post.what, Data::Copied(_)));
-            self.hub.channel(peer, self.rank).receives.clear();
+            let mut channel = self.hub.channel(self.rank, peer);
+            channel.sends.retain(|post| other(post.address) || matches!(post.what, Data::Copied(_)));
+            drop(channel);
+            self.hub.channel(peer, self.rank).receives.retain(|post| other(post.address));
         }
     }
 }
 
-/// A rank's agreements in a world of threads. A rank that waits for one that panicked panics too.
-pub struct LocalControl {
+/// One rank of a world of threads. If it waits for a rank that panicked, it panics too.
+pub struct LocalWorld {
     hub: Arc<Hub>,
     rank: Rank,
+    wires: Cell<usize>,
 }
 
-impl Control for LocalControl {
+impl LocalWorld {
+    /// A wire for any communicators. All ranks make the same wires in the same order.
+    pub fn wire(&self) -> LocalWire {
+        let number = self.wires.replace(self.wires.get() + 1);
+        let mut random = self.hub.options.seed ^ self.rank as u64;
+        next(&mut random);
+        LocalWire { hub: self.hub.clone(), rank: self.rank, number, random, requests: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl Control for LocalWorld {
     fn rank(&self) -> usize {
         self.rank
     }
@@ -240,44 +259,30 @@ impl Control for LocalControl {
     }
 }
 
-/// The ends of a world of threads, one pair a rank.
-pub fn world(ranks: usize, options: LocalOptions) -> Vec<(LocalWire, LocalControl)> {
+/// A world of threads: what each rank sees of it.
+pub fn world(ranks: usize, options: LocalOptions) -> Vec<LocalWorld> {
     let channels = (0..ranks * ranks).map(|_| Default::default()).collect();
     let hub = Arc::new(Hub { ranks, options, channels, failed: AtomicUsize::new(NOBODY) });
-    (0..ranks)
-        .map(|rank| {
-            let mut random = options.seed ^ rank as u64;
-            next(&mut random);
-            let wire = LocalWire { hub: hub.clone(), rank, random, requests: Vec::new(), free: Vec::new() };
-            (wire, LocalControl { hub: hub.clone(), rank })
-        })
-        .collect()
+    (0..ranks).map(|rank| LocalWorld { hub: hub.clone(), rank, wires: Cell::new(0) }).collect()
 }
 
 /// Runs every rank on a thread of its own and returns what they return, in rank order.
 ///
 /// # Panics
 /// If a rank panics: with the first one's payload, after the others have noticed and ended too.
-pub fn run<T: Send>(
-    ranks: usize,
-    options: LocalOptions,
-    body: impl Fn(Rank, LocalWire, &LocalControl) -> T + Sync,
-) -> Vec<T> {
-    let ends = world(ranks, options);
-    let hub = ends[0].1.hub.clone();
+pub fn run<T: Send>(ranks: usize, options: LocalOptions, body: impl Fn(Rank, &LocalWorld) -> T + Sync) -> Vec<T> {
+    let worlds = world(ranks, options);
+    let hub = worlds[0].hub.clone();
     let mut results: Vec<_> = std::thread::scope(|scope| {
         let (body, hub) = (&body, &hub);
-        let threads: Vec<_> = ends
-            .into_iter()
-            .enumerate()
-            .map(|(rank, (wire, control))| {
-                let thread = move || {
-                    let result = catch_unwind(AssertUnwindSafe(|| body(rank, wire, &control)));
-                    result.inspect_err(|_| hub.fail(rank))
-                };
-                std::thread::Builder::new().name(format!("rank {rank}")).spawn_scoped(scope, thread)
-            })
-            .collect();
+        let start = |(rank, world): (Rank, LocalWorld)| {
+            let thread = move || {
+                let result = catch_unwind(AssertUnwindSafe(|| body(rank, &world)));
+                result.inspect_err(|_| hub.fail(rank))
+            };
+            std::thread::Builder::new().name(format!("rank {rank}")).spawn_scoped(scope, thread)
+        };
+        let threads: Vec<_> = worlds.into_iter().enumerate().map(start).collect();
         threads.into_iter().map(|t| t.expect("a thread for each rank").join().expect("caught inside")).collect()
     });
     match hub.failed.load(Ordering::Acquire) {

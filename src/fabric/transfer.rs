@@ -86,25 +86,24 @@ type Key = (Collective, Algorithm, CommId, usize, Option<usize>, bool);
 pub struct Transfers<'a> {
     rank: Rank,
     splits: &'a [Split],
-    memory: &'a Memory,
     known: HashMap<Key, Arc<[Move]>>,
 }
 
 impl<'a> Transfers<'a> {
     /// For a rank's ops over these splits of the world.
-    pub fn new(rank: Rank, splits: &'a [Split], memory: &'a Memory) -> Self {
-        Transfers { rank, splits, memory, known: HashMap::new() }
+    pub fn new(rank: Rank, splits: &'a [Split]) -> Self {
+        Transfers { rank, splits, known: HashMap::new() }
     }
 
-    /// The transfer of a communication op; `None` if the action is none.
+    /// The transfer of a communication op on the rank's memory; `None` if the action is none.
     ///
     /// # Panics
     /// If the action does not fit the splits, or asks for an algorithm that does not exist: the checker finds such
     /// plans.
-    pub fn make(&mut self, action: &Action) -> Option<Transfer> {
+    pub fn make(&mut self, action: &Action, memory: &Memory) -> Option<Transfer> {
         Some(match action {
             Action::Exchange { comm, sends, recvs } => {
-                let regions = sends.iter().chain(recvs).map(|message| self.memory.view(message.region));
+                let regions = sends.iter().chain(recvs).map(|message| memory.view(message.region));
                 let part = |view: usize, region: &Region| Part { view, range: 0..region.len };
                 let moves = sends.iter().enumerate().map(|(i, message)| Move::Send {
                     to: message.peer,
@@ -118,20 +117,22 @@ impl<'a> Transfers<'a> {
                 Transfer { comm: *comm, views: regions.collect(), moves: moves.collect(), _scratch: None }
             }
             Action::Broadcast { comm, root, region, payload, algorithm } => {
-                self.collective(Collective::Broadcast(*root), *algorithm, *comm, *region, None, payload)
+                self.collective(memory, Collective::Broadcast(*root), *algorithm, *comm, *region, None, payload)
             }
             Action::Reduce { comm, root, region, scratch, payload, algorithm } => {
-                self.collective(Collective::Reduce(*root), *algorithm, *comm, *region, Some(*scratch), payload)
+                self.collective(memory, Collective::Reduce(*root), *algorithm, *comm, *region, Some(*scratch), payload)
             }
             Action::AllReduce { comm, region, scratch, payload, algorithm } => {
-                self.collective(Collective::AllReduce, *algorithm, *comm, *region, *scratch, payload)
+                self.collective(memory, Collective::AllReduce, *algorithm, *comm, *region, *scratch, payload)
             }
             _ => return None,
         })
     }
 
+    #[allow(clippy::too_many_arguments, reason = "the parts of three actions")]
     fn collective(
         &mut self,
+        memory: &Memory,
         what: Collective,
         algorithm: Algorithm,
         comm: CommId,
@@ -150,15 +151,15 @@ impl<'a> Transfers<'a> {
             // Without scratch in the plan (the flat all-reduce of a few scalars) there is room for one message.
             flatten(&steps, room.unwrap_or(region.len), control)
         });
-        let mut views = vec![self.memory.view(region)];
+        let mut views = vec![memory.view(region)];
         let mut own = None;
         if let Some(scratch) = scratch {
-            views.push(self.memory.view(scratch));
+            views.push(memory.view(scratch));
         } else if moves.iter().any(|one| matches!(one, Move::Add { .. })) {
             let (name, elems, dtype) = ("partial sums".into(), region.len, views[0].dtype());
             let slot = Slot { name, elems, dtype, segment: Segment::Workspace, holds: None };
-            let memory = own.insert(Arc::new(Memory::new(&[slot])));
-            views.push(memory.slot(0));
+            let room = own.insert(Arc::new(Memory::new(&[slot])));
+            views.push(room.slot(0));
         }
         Transfer { comm, views, moves: moves.clone(), _scratch: own }
     }

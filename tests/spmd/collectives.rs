@@ -84,10 +84,10 @@ pub fn exact(context: &Context) {
                 let memory = Memory::new(&[slot("data", len, dtype), slot("scratch", room + 3, dtype)]);
                 let region = Region::new(0, 0..len);
                 let scratch = Region::new(1, 3..3 + room);
-                let mut transfers = Transfers::new(context.rank, &splits, &memory);
+                let mut transfers = Transfers::new(context.rank, &splits);
                 let mut run = |action: Action| {
                     write(&memory, dtype, |i| value(context.rank, i));
-                    let transfer = transfers.make(&action).unwrap();
+                    let transfer = transfers.make(&action, &memory).unwrap();
                     let mut sent = Sent::new(n);
                     let mut progress = Progress::default();
                     while progress.advance(&transfer, &mut *wire, &mut sent).unwrap() != Advance::Complete {

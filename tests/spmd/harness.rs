@@ -1,18 +1,21 @@
 //! Runs cases on threads and under mpirun.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tawpipe::cluster::{GroupSizes, Groups, Rank};
+use tawpipe::cluster::{Groups, Rank};
+use tawpipe::engine::EngineError;
 use tawpipe::fabric::local::{self, LocalOptions};
 use tawpipe::fabric::{Control, Wire};
 use tawpipe::plan::Split;
+
+use super::training;
 
 /// What a case sees of the rank that runs it.
 pub struct Context<'a> {
     pub rank: Rank,
     pub groups: Groups,
     pub control: &'a dyn Control,
-    /// Makes the messages of these splits; at most once in a case.
+    /// Makes the messages of these splits. All ranks call it equally often.
     pub wire: &'a dyn Fn(&[Split]) -> Box<dyn Wire>,
 }
 
@@ -41,79 +44,212 @@ fn sizes(ranks: usize) -> Vec<usize> {
 
 pub fn main(cases: &[Case], ranks: &[usize]) {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let cases: Vec<&Case> =
-        cases.iter().filter(|case| wanted.is_empty() || wanted.iter().any(|w| case.name.contains(w))).collect();
+    let chosen = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w));
+    let cases: Vec<&Case> = cases.iter().filter(|case| chosen(case.name)).collect();
     #[cfg(feature = "mpi")]
-    if std::env::var("TAWPIPE_SPMD").is_ok() {
-        return mpi::rank(&cases);
+    if let Ok(mode) = std::env::var(mpi::MODE) {
+        return mpi::rank(&mode, &cases);
     }
     for &n in ranks {
         for case in &cases {
-            threads(case, n);
+            named(case.name, n, "threads", || {
+                on_threads(n, case.run);
+            });
         }
     }
+    if chosen("watchdog") {
+        named("watchdog", 3, "threads", || watchdog(&on_threads(3, training::watchdog)));
+    }
     #[cfg(feature = "mpi")]
-    for &n in ranks {
-        mpi::launch(n, &wanted);
+    {
+        if !cases.is_empty() {
+            ranks.iter().for_each(|&n| mpi::cases(n, &wanted));
+        }
+        for (name, test) in mpi::LAUNCHES {
+            if chosen(name) {
+                named(name, 3, "MPI ranks", test);
+            }
+        }
     }
     println!("spmd: all cases hold");
 }
 
+/// Says what runs, and for how long it did.
+fn named(name: &str, ranks: usize, kind: &str, test: impl FnOnce()) {
+    let start = Instant::now();
+    println!("spmd: {name} on {ranks} {kind}");
+    test();
+    println!("spmd:   holds, {:.1} s", start.elapsed().as_secs_f64());
+}
+
 /// On threads: sends that last until they are received, and a random time for each message.
-fn threads(case: &Case, ranks: usize) {
-    println!("spmd: {} on {ranks} threads", case.name);
+fn on_threads<T: Send>(ranks: usize, case: impl Fn(&Context) -> T + Sync) -> Vec<T> {
     let options = LocalOptions { eager: 0, delay: Duration::from_micros(300), seed: 7 };
-    local::run(ranks, options, |rank, wire, control| {
-        let wire = std::cell::Cell::new(Some(Box::new(wire) as Box<dyn Wire>));
-        let groups = GroupSizes::List(sizes(ranks)).groups(ranks).unwrap();
-        let wire = |_: &[Split]| wire.take().expect("one wire a case");
-        (case.run)(&Context { rank, groups, control, wire: &wire });
-    });
+    local::run(ranks, options, |rank, control| {
+        let wire = |_: &[Split]| Box::new(control.wire()) as Box<dyn Wire>;
+        case(&Context { rank, groups: Groups::new(&sizes(ranks)), control, wire: &wire })
+    })
+}
+
+/// What the ranks say after the last one stopped: each names op, shard and a peer, and one names the last rank.
+fn watchdog(errors: &[Option<EngineError>]) {
+    let errors: Vec<String> = errors.iter().flatten().map(ToString::to_string).collect();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    for error in &errors {
+        let parts = ["no progress for 1 s", "train op", "of shard", "waits for rank"];
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        assert_eq!(error.lines().count(), 1);
+    }
+    assert!(errors.iter().any(|error| error.contains("waits for rank 2")), "{errors:?}");
 }
 
 #[cfg(feature = "mpi")]
 mod mpi {
-    use std::process::Command;
+    use std::fs;
+    use std::process::{Command, Output};
 
-    use tawpipe::fabric::mpi::World;
+    use tawpipe::fabric::mpi::{World, abort};
 
     use super::*;
 
-    /// Runs all cases as one rank of an MPI job.
-    pub fn rank(cases: &[&Case]) {
-        let ranks = std::env::var("TAWPIPE_SPMD").unwrap().parse().unwrap();
-        let world = World::start(Some(&GroupSizes::List(sizes(ranks)))).unwrap();
-        assert_eq!(world.groups().ranks(), ranks);
-        for case in cases {
-            if world.rank() == 0 {
-                println!("spmd: {} on {ranks} MPI ranks", case.name);
+    /// Variable that tells a rank what it is started for.
+    pub const MODE: &str = "TAWPIPE_SPMD";
+
+    /// Launches of their own: what ends badly, and what needs MPI's own counters.
+    pub const LAUNCHES: [(&str, fn()); 4] =
+        [("watchdog", watchdog), ("panic", panic), ("singletons", singletons), ("monitoring", monitoring)];
+
+    /// Runs as one rank of an MPI job.
+    pub fn rank(mode: &str, cases: &[&Case]) {
+        let mut world = World::start().unwrap_or_else(|error| {
+            println!("{error}");
+            std::process::exit(2);
+        });
+        let ranks = world.size();
+        assert_eq!(world.groups().sizes(), [ranks], "one machine is one group");
+        world.regroup(Groups::new(&sizes(ranks)));
+        let wire = |splits: &[Split]| Box::new(world.wire(splits)) as Box<dyn Wire>;
+        let context = Context { rank: world.rank(), groups: world.groups().clone(), control: &world, wire: &wire };
+        match mode {
+            "cases" => {
+                for case in cases {
+                    let run = || {
+                        (case.run)(&context);
+                        world.barrier();
+                    };
+                    if world.rank() == 0 { named(case.name, ranks, "MPI ranks", run) } else { run() }
+                }
             }
-            let wire = |splits: &[Split]| Box::new(world.wire(splits)) as Box<dyn Wire>;
-            (case.run)(&Context { rank: world.rank(), groups: world.groups().clone(), control: &world, wire: &wire });
-            world.barrier();
+            "watchdog" => {
+                if let Some(error) = training::watchdog(&context) {
+                    println!("{error}");
+                    // The others' sentences are wanted too.
+                    std::thread::sleep(Duration::from_secs(1));
+                    abort(1);
+                }
+                std::thread::sleep(Duration::from_secs(60));
+            }
+            "panic" => {
+                assert!(world.rank() != 1, "rank 1 has had enough");
+                world.barrier();
+            }
+            "monitoring" => {
+                let mut sent = training::bytes(&context);
+                for (to, bytes) in world.sent().table() {
+                    *sent.entry(to).or_default() += bytes.control;
+                }
+                let lines: Vec<_> = sent.iter().map(|(to, bytes)| format!("{to} {bytes}\n")).collect();
+                let folder = std::env::var("TAWPIPE_SPMD_FOLDER").unwrap();
+                fs::write(format!("{folder}/ours.{}", world.rank()), lines.concat()).unwrap();
+            }
+            other => panic!("no mode {other}"),
         }
         world.finish();
     }
 
-    /// An mpirun that works for root, on any machine, and ends by itself if ranks wait for each other.
-    pub fn mpirun(ranks: usize) -> Command {
+    /// This program under an mpirun that works for root, on any machine, and ends by itself if ranks wait for each
+    /// other.
+    fn mpirun(ranks: usize, mode: &str, options: &[&str]) -> Command {
         let mut command = Command::new("mpirun");
         command
             .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
             .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
             .env("OMPI_MCA_rmaps_base_oversubscribe", "1")
-            .args(["-n", &ranks.to_string(), "--bind-to", "none", "--timeout", "120"]);
+            .env(MODE, mode)
+            .args(["-n", &ranks.to_string(), "--bind-to", "none", "--timeout", "240"])
+            .args(options)
+            .arg(std::env::current_exe().unwrap());
         command
     }
 
-    /// Starts this program under mpirun.
-    pub fn launch(ranks: usize, wanted: &[String]) {
-        let status = mpirun(ranks)
-            .arg(std::env::current_exe().unwrap())
-            .args(wanted)
-            .env("TAWPIPE_SPMD", ranks.to_string())
-            .status()
-            .expect("mpirun starts");
+    /// All cases on MPI.
+    pub fn cases(ranks: usize, wanted: &[String]) {
+        let status = mpirun(ranks, "cases", &[]).args(wanted).status().expect("mpirun starts");
         assert!(status.success(), "{ranks} MPI ranks: {status}; the last case named above did not hold or did not end");
+    }
+
+    fn output(mut command: Command) -> (Output, String) {
+        let start = Instant::now();
+        let output = command.output().expect("the program starts");
+        assert!(start.elapsed() < Duration::from_secs(30), "took {:?}", start.elapsed());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output, text)
+    }
+
+    fn watchdog() {
+        let (output, text) = output(mpirun(3, "watchdog", &[]));
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("no progress for 1 s: train op"), "{text}");
+    }
+
+    /// One rank panics while the others wait for it: the job ends with code 1 and the panic's message.
+    fn panic() {
+        let (output, text) = output(mpirun(3, "panic", &[]));
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("rank 1 has had enough"), "{text}");
+    }
+
+    /// Started as one of several that do not know of each other, it refuses.
+    fn singletons() {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env(MODE, "cases").env("SLURM_NTASKS", "4").env_remove("OMPI_COMM_WORLD_SIZE");
+        let (output, text) = output(command);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("SLURM_NTASKS=4") && text.contains("srun --mpi=pmix"), "{text}");
+    }
+
+    /// What every rank counts as sent to every other is what Open MPI counts, byte by byte.
+    fn monitoring() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        let theirs = format!("{path}/theirs");
+        let mut command = mpirun(
+            4,
+            "monitoring",
+            &[
+                ["--mca", "pml_monitoring_enable", "2"],
+                ["--mca", "pml_monitoring_enable_output", "3"],
+                ["--mca", "pml_monitoring_filename", &theirs],
+            ]
+            .concat(),
+        );
+        command.env("TAWPIPE_SPMD_FOLDER", path);
+        let (output, text) = output(command);
+        assert!(output.status.success(), "{text}");
+        let mut total = 0;
+        for rank in 0..4 {
+            let ours = fs::read_to_string(format!("{path}/ours.{rank}")).unwrap();
+            // Lines of messages between ranks: E, sender, receiver, "N bytes", "N msgs sent", sizes.
+            let theirs = fs::read_to_string(format!("{theirs}.{rank}.prof")).unwrap();
+            let external = theirs.lines().filter(|line| line.starts_with('E')).map(|line| {
+                let fields: Vec<&str> = line.split('\t').collect();
+                assert_eq!(fields[1], rank.to_string(), "{line}");
+                let bytes: u64 = fields[3].split(' ').next().unwrap().parse().unwrap();
+                total += bytes;
+                format!("{} {bytes}\n", fields[2])
+            });
+            assert_eq!(ours, external.collect::<String>(), "rank {rank}: ours and\n{theirs}");
+        }
+        assert!(total > 1_000_000, "{total} bytes is not a training");
     }
 }

@@ -5,6 +5,8 @@
 
 mod collectives;
 mod harness;
+mod model;
+mod training;
 
 use harness::{Case, Context};
 
@@ -12,6 +14,8 @@ use harness::{Case, Context};
 const CASES: &[Case] = &[
     Case { name: "collectives give the sums of their order, bit by bit", run: collectives::exact },
     Case { name: "control calls agree on all ranks", run: collectives::control },
+    Case { name: "training is that of one rank, and bytes are the plan's", run: training::like_single },
+    Case { name: "pauses change no bit", run: training::delays },
 ];
 
 /// Numbers of ranks.

@@ -12,7 +12,7 @@ use mpi::raw::AsRaw;
 use mpi::topology::{Color, SimpleCommunicator};
 use mpi::traits::{Communicator, CommunicatorCollectives};
 
-use crate::cluster::{GroupSizes, Groups, Rank};
+use crate::cluster::{Groups, Rank};
 use crate::fabric::process::refuse_singletons;
 use crate::fabric::{FabricError, Sent};
 use crate::plan::Split;
@@ -35,11 +35,11 @@ pub struct World {
 
 impl World {
     /// Starts MPI and numbers the ranks: node by node (ranks that share memory are a node), and within a node as
-    /// launched. Groups are the nodes, or what `sizes` says. From here on a panic on any thread ends the job.
+    /// launched. Groups are the nodes. From here on a panic on any thread ends the job.
     ///
     /// # Errors
     /// All ranks return the same error, and MPI is finished.
-    pub fn start(sizes: Option<&GroupSizes>) -> Result<World, FabricError> {
+    pub fn start() -> Result<World, FabricError> {
         let (universe, threads) =
             mpi::initialize_with_threading(Threading::Serialized).ok_or(FabricError::Initialised)?;
         if threads < Threading::Serialized {
@@ -62,10 +62,6 @@ impl World {
         let mut nodes = vec![0; ranks];
         world.all_gather_into(&node, &mut nodes[..]);
         let (order, by_node) = number(&nodes);
-        let groups = match sizes {
-            Some(sizes) => sizes.groups(ranks)?,
-            None => Groups::new(&by_node),
-        };
         let rank = order.iter().position(|&launched| launched == me as usize).expect("every rank has a number");
         let color = Color::with_value(0);
         let comm = world.split_by_color_with_key(color, rank as i32).expect("a color gives a communicator");
@@ -73,7 +69,7 @@ impl World {
             universe: ManuallyDrop::new(universe),
             comm: ManuallyDrop::new(comm),
             comms: RefCell::default(),
-            groups,
+            groups: Groups::new(&by_node),
             rank,
             sent: RefCell::new(Sent::new(ranks)),
         })
@@ -87,6 +83,15 @@ impl World {
     /// The groups of ranks.
     pub fn groups(&self) -> &Groups {
         &self.groups
+    }
+
+    /// Replaces the groups, so that one machine can play several nodes or two nodes be one. Ranks keep their numbers.
+    ///
+    /// # Panics
+    /// If the groups have not as many ranks as the world.
+    pub fn regroup(&mut self, groups: Groups) {
+        assert_eq!(groups.ranks(), self.groups.ranks(), "groups of another number of ranks");
+        self.groups = groups;
     }
 
     /// Bytes this rank has sent through [`crate::fabric::Control`].

@@ -1,0 +1,133 @@
+//! Trains a tiny model on random tokens through the engine.
+
+use std::sync::Arc;
+
+use tawpipe::cluster::{Groups, Rank};
+use tawpipe::device::{AdamW, Cpu, Memory, View};
+use tawpipe::engine::{Engine, EngineError, Measured, Options, Phase, Source};
+use tawpipe::fabric::Wire;
+use tawpipe::model::{Dtype, ModelShape, Recompute, init};
+use tawpipe::nn::Network;
+use tawpipe::plan::systems::{Embed, Schedule, Stagger, SystemOptions, TawpipeOptions, schedule};
+use tawpipe::plan::{Batch, Job, RankPlan, Segment, Split, stats, step};
+
+/// A job on these groups.
+pub fn job(groups: &Groups, layers: usize, micros: usize, tied: bool, options: TawpipeOptions) -> Job {
+    let shape = ModelShape {
+        dim: 32,
+        layers,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 8,
+        ffn: 48,
+        vocab: 61,
+        tied,
+        rope_theta: 10_000.0,
+        norm_eps: 1e-5,
+    };
+    let batch = Batch { seq: 12, micro: 2, micros };
+    Job {
+        shape,
+        groups: groups.clone(),
+        batch,
+        dtype: Dtype::F32,
+        grad_dtype: Dtype::F32,
+        recompute: Recompute::None,
+        system: SystemOptions::Tawpipe(options),
+    }
+}
+
+/// The same work on one rank.
+pub fn alone(job: &Job) -> Job {
+    Job { groups: Groups::new(&[1]), system: SystemOptions::Single, ..job.clone() }
+}
+
+pub fn options(blocks_per_shard: usize, embed: Embed, stagger: Stagger) -> TawpipeOptions {
+    TawpipeOptions { blocks_per_shard, embed, stagger }
+}
+
+/// Random tokens that depend on step and micro-batch only.
+struct Tokens {
+    batch: Batch,
+    vocab: usize,
+    step: usize,
+}
+
+impl Source for Tokens {
+    fn load(&self, micro: usize, tokens: View) {
+        let n = self.batch.micro_tokens();
+        assert_eq!(tokens.len(), 2 * n);
+        let token = |i: usize| {
+            let mixed = ((self.step * 1000 + micro) * 1000 + i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+            (mixed % self.vocab) as i32
+        };
+        // SAFETY: the engine gives this op the tokens until it returns.
+        let tokens = unsafe { tokens.slice_mut::<i32>() };
+        for i in 0..n {
+            // Targets are the inputs one further, as in a text.
+            (tokens[i], tokens[n + i]) = (token(i), token(i + 1));
+        }
+    }
+}
+
+/// A model in training on one rank.
+pub struct Trainer {
+    pub schedule: Schedule,
+    pub plan: RankPlan,
+    pub engine: Engine,
+}
+
+impl Trainer {
+    /// `wire` makes the messages of the schedule's splits.
+    pub fn new(job: &Job, rank: Rank, wire: impl FnOnce(&[Split]) -> Option<Box<dyn Wire>>, options: Options) -> Self {
+        let schedule = schedule(job).unwrap();
+        let plan = schedule.rank(rank);
+        let memory = Memory::new(&plan.slots);
+        for (slot, what) in plan.slots.iter().enumerate().filter(|(_, what)| what.segment == Segment::Master) {
+            let place = what.holds.as_ref().expect("masters hold parameters");
+            // SAFETY: nothing else uses the memory yet.
+            let master = unsafe { memory.slot(slot).slice_mut::<f32>() };
+            for param in &schedule.shards.shards[place.shard].params {
+                let start = param.offset - place.range.start;
+                init(11, param, &mut master[start..start + param.len()]);
+            }
+        }
+        let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
+        let network = Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, adamw, Cpu::new(1));
+        let wire = wire(&schedule.splits);
+        let ranks = job.groups.ranks();
+        let engine = Engine::new(&plan, &schedule.splits, ranks, memory, Arc::new(network), wire, options);
+        Trainer { schedule, plan, engine }
+    }
+
+    /// Runs a phase as step number `number` (from 1); gives the statistics and what was measured.
+    pub fn run(&mut self, phase: Phase, number: usize) -> Result<([f64; stats::LEN], Measured), EngineError> {
+        let scalars = |len: usize, nth: usize| {
+            let wanted = |slot: &&(usize, usize)| slot.1 == len;
+            let found = self.plan.slots.iter().enumerate().filter(|(_, s)| s.segment == Segment::Scalars);
+            let found: Vec<_> = found.map(|(id, s)| (id, s.elems)).collect();
+            self.engine.memory().slot(found.iter().filter(wanted).nth(nth).expect("a slot of scalars").0)
+        };
+        let (stats_view, step_view) = (scalars(stats::LEN, 0), scalars(step::LEN, 0));
+        let job = &self.schedule.job;
+        let tokens = Tokens { batch: job.batch, vocab: job.shape.vocab, step: number };
+        // SAFETY: between passes nobody else uses the memory.
+        unsafe {
+            stats_view.slice_mut::<f64>().fill(0.0);
+            let scalars = step_view.slice_mut::<f64>();
+            scalars[step::LR] = 1e-3;
+            scalars[step::NUMBER] = number as f64;
+            scalars[step::CLIP] = 1.0;
+        }
+        let measured = self.engine.run(phase, &tokens)?;
+        // SAFETY: as above.
+        let stats = unsafe { stats_view.slice::<f64>() };
+        Ok((stats.try_into().expect("a slot of this length"), measured))
+    }
+
+    /// Prepares, trains for some steps, and gives each step's statistics.
+    pub fn train(&mut self, steps: usize) -> Vec<[f64; stats::LEN]> {
+        self.run(Phase::Prepare, 0).unwrap();
+        (1..=steps).map(|number| self.run(Phase::Train, number).unwrap().0).collect()
+    }
+}
