@@ -1,7 +1,6 @@
 //! Checkpoints: round trips over any number of ranks, damage, full disks.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use tawpipe::checkpoint::{
@@ -11,6 +10,7 @@ use tawpipe::fabric::{Control, Solo};
 use tawpipe::model::ModelShape;
 use tempfile::TempDir;
 
+use crate::disk::SmallDisk;
 use crate::ranks::{Part, shape, value, whole, world};
 
 fn header(step: u64, shape: &ModelShape) -> Header {
@@ -223,29 +223,6 @@ fn old_checkpoints_are_deleted() {
     assert!(folder.path().join("best.h5").exists() && !folder.path().join("step_11.h5.tmp").exists());
 }
 
-/// A file system of a few pages, for as long as it lives.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    fn new(bytes: usize) -> Option<Self> {
-        let folder = TempDir::new().unwrap();
-        let size = format!("size={bytes}");
-        let arguments = ["-t", "tmpfs", "-o", &size, "tmpfs"];
-        let mount = std::process::Command::new("mount").args(arguments).arg(folder.path()).output();
-        if mount.is_ok_and(|done| done.status.success()) {
-            return Some(SmallDisk(folder));
-        }
-        println!("skipped: mounting a small tmpfs needs root");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(self.0.path()).output();
-    }
-}
-
 /// On a full disk all ranks get the same error, nobody hangs, the previous checkpoint stays, no half file remains and
 /// the next save succeeds once there is room. The disk fills at every possible place: in the HDF5 structure (rank 0),
 /// and in the data of the first, second and third rank.
@@ -253,16 +230,14 @@ impl Drop for SmallDisk {
 fn a_full_disk_is_an_error_on_all_ranks() {
     let shape = shape(false);
     let Some(disk) = SmallDisk::new(4 << 20) else { return };
-    let folder = disk.0.path().join("checkpoints");
+    let folder = disk.path().join("checkpoints");
     let (first, written) = saved(&folder, &shape, 1, 3);
     let size = fs::metadata(&first).unwrap().len();
-    let filler = disk.0.path().join("filler");
     for percent in [0, 1, 10, 30, 50, 70, 95] {
         // Fill the disk, then give back a part of what a checkpoint needs.
-        let mut junk = fs::File::create(&filler).unwrap();
-        while junk.write_all(&[1; 4096]).is_ok() {}
-        let full = junk.metadata().unwrap().len();
-        junk.set_len(full - size * percent / 100).unwrap();
+        let filler = disk.fill();
+        let filler = fs::File::options().write(true).open(filler).unwrap();
+        filler.set_len(filler.metadata().unwrap().len() - size * percent / 100).unwrap();
         let errors = world(3, |control| {
             let part = Part::new(&shape, 2, control.rank(), 3, value);
             save(&folder, &header(2, &shape), &part.pieces(), control).expect_err("the disk is full")
@@ -274,7 +249,7 @@ fn a_full_disk_is_an_error_on_all_ranks() {
         assert_eq!(checkpoints(&folder).unwrap(), [first.clone()]);
         assert!(!folder.join("step_2.h5.tmp").exists());
     }
-    fs::remove_file(&filler).unwrap();
+    fs::remove_file(disk.path().join("filler")).unwrap();
     saved(&folder, &shape, 2, 3);
     let mut part = Part::new(&shape, 1, 0, 1, |_, _, _| 0.0);
     load(&first, &shape, &mut part.pieces_mut(), &Solo).expect("the first is untouched");

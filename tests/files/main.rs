@@ -1,8 +1,11 @@
 //! Files: checkpoints, Hugging Face folders, metrics. No MPI: ranks are threads.
 
-mod ranks;
-
 #[cfg(feature = "hdf5")]
 mod checkpoint;
+#[cfg(feature = "hdf5")]
+mod disk;
 mod hf;
+mod metrics;
 mod python;
+#[cfg(feature = "hdf5")]
+mod ranks;
