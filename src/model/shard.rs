@@ -106,6 +106,13 @@ impl Shards {
         &self.units[index].1
     }
 
+    /// Blocks whose parameters a shard holds, in model order.
+    pub fn blocks(&self, shard: ShardId) -> impl Iterator<Item = Unit> + '_ {
+        let blocks =
+            self.units.iter().filter(move |(unit, place)| matches!(unit, Unit::Block(_)) && place.shard == shard);
+        blocks.map(|(unit, _)| *unit)
+    }
+
     /// Units whose parameters include some of `range` of `shard`: those that contribute to its gradient.
     pub fn units_of(&self, shard: ShardId, range: &Range<usize>) -> impl Iterator<Item = Unit> + '_ {
         let range = range.clone();

@@ -4,20 +4,24 @@
 //! index, and is broadcast inside the group; gradients are reduced inside the group onto the owner, or onto that same
 //! rank, and hop once to the owner. Weights for the next visit come in while the present one computes.
 //!
-//! All ranks write their lists down slot by slot of one global clock: the transfers of weights that arrive for the next
+//! Read [`visits`] (the order of work in a group), then [`course`] (all groups on one clock), then [`rank`] (one rank's
+//! ops).
+//!
+//! All ranks write their lists down tick by tick of one global clock: the transfers of weights that arrive for the next
 //! visit, the computation, the transfers of its gradient. What two ranks do together has the same place in both lists,
 //! and an op waits only for what comes earlier, so nothing can wait in a circle: neither with all lanes at once nor with
 //! one operation at a time.
 
+mod course;
 mod owners;
 mod rank;
 mod visits;
 
-use crate::cluster::{Groups, Rank};
+use crate::cluster::Rank;
 use crate::model::{ShardId, Shards};
 use crate::plan::{CommId, Job, Lane, RankPlan, Refusal, Split};
 
-use super::{Embed, Schedule, Stagger, System, SystemOptions, TawpipeOptions};
+use super::{Embed, Schedule, System, SystemOptions, TawpipeOptions};
 
 /// See the module.
 pub struct Tawpipe;
@@ -77,25 +81,4 @@ fn options(job: &Job) -> &TawpipeOptions {
         SystemOptions::Tawpipe(options) => options,
         other => unreachable!("a job of system {:?}", other.name()),
     }
-}
-
-/// The rank of a group through which a shard comes in and its gradient goes out: the owner itself, or the one with the
-/// owner's local index (modulo the group's size).
-fn gate(groups: &Groups, group: usize, owner: Rank) -> Rank {
-    let (_, local) = groups.locate(owner);
-    groups.members(group).start + local % groups.size(group)
-}
-
-/// The slot of the global clock in which a group makes its first visit; slot 0 only fetches.
-fn first_slot(job: &Job, group: usize) -> usize {
-    match options(job).stagger {
-        Stagger::None => 1,
-        Stagger::Slots => 1 + group,
-    }
-}
-
-/// Rounds in which any rank of a group has a micro-batch: its lowest rank has the most.
-fn rounds(job: &Job, group: usize) -> usize {
-    let ranks = job.groups.ranks();
-    (job.batch.micros + ranks - 1 - job.groups.members(group).start) / ranks
 }
