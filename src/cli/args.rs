@@ -18,6 +18,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Train; start it with mpirun or srun for several ranks
+    Train(TrainArgs),
     /// Check a deck's plan, and show its memory and the bytes it sends; needs no MPI
     Plan(PlanArgs),
     /// Compare runs in a table, and draw each one's loss curve into its folder
@@ -25,6 +27,13 @@ pub(super) enum Command {
         /// Run folders
         #[arg(required = true, value_name = "RUN")]
         runs: Vec<PathBuf>,
+    },
+    /// Continue a text with a trained model
+    Generate(GenerateArgs),
+    /// Show what is in a checkpoint, metrics file, run folder, Hugging Face folder or token file
+    Inspect {
+        /// What to look at
+        file: PathBuf,
     },
     /// Write the token ids of a text to a file
     Tokenize(TokenizeArgs),
@@ -39,6 +48,43 @@ pub(super) struct DeckArgs {
     /// Replace a key of the deck; the value is TOML, or else a string
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TrainArgs {
+    #[command(flatten)]
+    pub deck: DeckArgs,
+    /// Continue from the newest good checkpoint in run.folder
+    #[arg(long)]
+    pub resume: bool,
+    /// Print one JSON object a step on standard output
+    #[arg(long)]
+    pub json: bool,
+    /// Check deck, data and plan on all ranks, and stop before anything is written
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    /// A run folder, a checkpoint, or a Hugging Face folder
+    #[arg(value_name = "RUN")]
+    pub model: PathBuf,
+    /// Text to continue
+    #[arg(long, default_value = "In the beginning ")]
+    pub prompt: String,
+    /// Tokens to write
+    #[arg(long, default_value_t = 200)]
+    pub tokens: usize,
+    /// 0 takes the likeliest token each time, 1 draws from the model's distribution
+    #[arg(long, default_value_t = 0.8)]
+    pub temperature: f32,
+    /// Decides what is drawn
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// A tokenizer.json, or `bytes`; left out, the run's own
+    #[arg(long)]
+    pub tokenizer: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -3,12 +3,16 @@
 use std::io::Write;
 use std::time::Duration;
 
+use crate::checkpoint::CheckpointError;
 use crate::data::DataError;
 use crate::deck::DeckError;
 use crate::exit::Exit;
+use crate::fabric::FabricError;
+use crate::metrics::InspectError;
 use crate::model::ShapeError;
 use crate::plan::Refusal;
 use crate::report::ReportError;
+use crate::train::Agreed;
 
 /// How long other ranks hold back an error that rank 0 may be about to report as well.
 const HOLD_BACK: Duration = Duration::from_secs(2);
@@ -57,12 +61,18 @@ fn line(error: &anyhow::Error) -> String {
 
 /// Errors that the user can mend in the input are bad input; all others are failures.
 fn exit_of(error: &anyhow::Error) -> Exit {
+    if let Some(agreed) = error.downcast_ref::<Agreed>() {
+        return agreed.exit;
+    }
     let bad_input = error.chain().any(|cause| {
         cause.is::<DeckError>()
             || cause.is::<DataError>()
             || cause.is::<ReportError>()
             || cause.is::<ShapeError>()
             || cause.is::<Refusal>()
+            || cause.is::<InspectError>()
+            || matches!(cause.downcast_ref(), Some(FabricError::Singletons { .. } | FabricError::Threads { .. }))
+            || cause.downcast_ref::<CheckpointError>().is_some_and(CheckpointError::is_bad_input)
     });
     if bad_input { Exit::BadInput } else { Exit::Failure }
 }

@@ -3,9 +3,11 @@
 //! Only `train` ever starts MPI.
 
 mod args;
+mod generate;
 mod launch;
 mod plan;
 mod tokenize;
+mod train;
 
 pub use args::Cli;
 pub use launch::{fail, start_log};
@@ -17,9 +19,15 @@ use crate::exit::Exit;
 /// Does what was typed.
 pub fn run(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command {
+        Command::Train(args) => train::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::Report { runs } => {
             print!("{}", crate::report::report(&runs)?);
+            Ok(Exit::Done)
+        }
+        Command::Inspect { file } => {
+            print!("{}", crate::metrics::inspect(&file)?);
             Ok(Exit::Done)
         }
         Command::Tokenize(args) => tokenize::run(&args),

@@ -36,6 +36,17 @@ impl Memory {
         self.slots[region.slot].0.sub(region.range())
     }
 
+    /// The values of a slot of f32, while nothing runs on this memory.
+    ///
+    /// # Panics
+    /// If the slot has another type.
+    pub fn floats(&self, slot: usize) -> &[f32] {
+        let view = self.slot(slot);
+        assert_eq!(view.dtype(), crate::model::Dtype::F32);
+        // SAFETY: host memory of this type, alive as long as `self`; the caller keeps everything else from writing.
+        unsafe { view.slice() }
+    }
+
     /// A whole slot.
     pub fn slot(&self, slot: usize) -> View {
         self.slots[slot].0

@@ -10,4 +10,4 @@ pub use cpu::Cpu;
 pub use matrix::Matrix;
 pub use memory::Memory;
 pub use ops::{AdamW, AdamWStep, Attention, Device};
-pub use view::View;
+pub use view::{Element, View};

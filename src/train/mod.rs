@@ -1,5 +1,71 @@
 //! The training loop.
+//!
+//! [`train`] starts the world, [`run`](self::run) is the loop on one screen, [`Session`] one rank's plan, memory and
+//! engine. Everything that all ranks must agree on before they go on goes through `agree`.
 
+mod agree;
+mod folder;
+mod meter;
+mod run;
 mod schedule;
+mod session;
+mod stop;
+mod weights;
 
+pub use agree::{Agreed, agree};
+pub use run::run;
 pub use schedule::learning_rate;
+pub use session::{Session, StepResult};
+pub use stop::Stop;
+
+use crate::deck::Deck;
+use crate::exit::Exit;
+#[cfg(not(feature = "mpi"))]
+use crate::fabric::Solo;
+use crate::fabric::Wire;
+use crate::plan::Split;
+
+/// What the command line adds to a deck.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TrainOptions {
+    /// Continue from the newest checkpoint of the run folder.
+    pub resume: bool,
+    /// Print one JSON object a step on standard output (rank 0).
+    pub json: bool,
+    /// Check the plan and stop before anything is written.
+    pub dry_run: bool,
+}
+
+/// Makes a rank's messages for the splits of a schedule; `None` where a world has one rank.
+pub type MakeWire<'a> = dyn Fn(&[Split]) -> Option<Box<dyn Wire>> + 'a;
+
+/// Trains what a deck describes, on the ranks that the launcher started. Every rank calls it, and every rank returns
+/// the same unless something failed on it alone: then the whole job is aborted.
+///
+/// # Errors
+/// [`Agreed`] if something was wrong that all ranks know of; anything else ends the job.
+pub fn train(deck: &Deck, options: TrainOptions) -> anyhow::Result<Exit> {
+    let stop = Stop::watch(deck.run.wall_time.map(|limit| limit.0))?;
+    #[cfg(feature = "mpi")]
+    {
+        use crate::fabric::mpi::World;
+        let world = World::start()?;
+        let wire =
+            |splits: &[Split]| (world.groups().ranks() > 1).then(|| Box::new(world.wire(splits)) as Box<dyn Wire>);
+        let groups = world.groups().clone();
+        let outcome = run(deck, options, &world, &groups, &wire, &stop);
+        match outcome {
+            Err(error) if !error.is::<Agreed>() => {
+                // Only this rank knows: say so, and take the others along by dropping the world.
+                log::error!("{error:#}");
+                Err(error)
+            }
+            outcome => {
+                world.finish();
+                outcome
+            }
+        }
+    }
+    #[cfg(not(feature = "mpi"))]
+    run(deck, options, &Solo, &crate::cluster::Groups::new(&[1]), &|_| None, &stop)
+}

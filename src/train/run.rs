@@ -1,0 +1,312 @@
+//! A run from its first step to its last.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+
+use crate::checkpoint::{self, Header};
+use crate::cluster::Groups;
+use crate::deck::Deck;
+use crate::exit::Exit;
+use crate::fabric::{Control, warn_about_cores};
+use crate::metrics::{Metrics, Progress, Record, Row, RunInfo, Validation};
+use crate::plan::check::check;
+use crate::plan::systems::{Schedule, schedule};
+
+use super::weights::{Incoming, initialise, outgoing};
+use super::{MakeWire, Session, StepResult, Stop, TrainOptions, agree, folder, learning_rate, meter};
+
+/// Trains on one rank of a world; every rank calls it. See [`super::train`]. `found` are the groups that share memory;
+/// the deck may say others.
+///
+/// # Errors
+/// [`super::Agreed`] if all ranks know of it; else this rank has failed alone, and the others wait.
+pub fn run(
+    deck: &Deck,
+    options: TrainOptions,
+    control: &dyn Control,
+    found: &Groups,
+    wire: &MakeWire,
+    stop: &Stop,
+) -> anyhow::Result<Exit> {
+    let mut run = Run::start(deck, options, control, found, wire)?;
+    if options.dry_run || run.step == deck.run.steps {
+        return Ok(Exit::Done);
+    }
+    loop {
+        let ended = run.train(stop)?;
+        let last = run.step == deck.run.steps;
+        let step = run.step;
+        let due = |every: u64| every > 0 && step % every == 0;
+        if last || (ended.is_none() && due(deck.run.validate_every)) {
+            run.validate()?;
+        }
+        if last || ended.is_some() || due(deck.run.checkpoint_every) {
+            run.save()?;
+        }
+        if last || ended.is_some() {
+            return run.finish(if last { Exit::Done } else { ended.unwrap_or(Exit::Done) });
+        }
+    }
+}
+
+/// A run in progress, on one rank.
+struct Run<'a> {
+    deck: &'a Deck,
+    options: TrainOptions,
+    control: &'a dyn Control,
+    session: Session,
+    folder: PathBuf,
+    /// Steps taken.
+    step: u64,
+    /// FLOP/s of all ranks (rank 0).
+    peak: f64,
+    /// Factor from nats a token to bits a byte.
+    bits: Option<f64>,
+    validates: bool,
+    /// Rank 0 only.
+    output: Option<(Metrics, Progress)>,
+}
+
+impl<'a> Run<'a> {
+    /// Everything before the first step. Each part that can fail on some ranks ends with an agreement.
+    fn start(
+        deck: &'a Deck,
+        options: TrainOptions,
+        control: &'a dyn Control,
+        found: &Groups,
+        wire: &MakeWire,
+    ) -> anyhow::Result<Self> {
+        let rank = control.rank();
+        let bad = Exit::BadInput;
+        let ranks = control.size();
+        let groups = agree(control, bad, deck.groups(ranks).map_err(Into::into))?.unwrap_or_else(|| found.clone());
+        let source = agree(control, bad, deck.model.from.as_ref().map(|path| Ok(checkpoint::open(path)?)).transpose())?;
+        let planned = (|| {
+            let shape = match (&source, deck.model.shape()) {
+                (Some(source), _) => source.shape().clone(),
+                (None, Some(shape)) => shape,
+                (None, None) => bail!("the deck gives neither model.from nor a shape"),
+            };
+            let schedule = schedule(&deck.job(shape, groups.clone())?)?;
+            if rank == 0 {
+                prove(&schedule)?;
+            }
+            Ok(schedule)
+        })();
+        let schedule = agree(control, bad, planned)?;
+        // A text is tokenised once a machine; here one rank after the other would be the safest, but the cache file
+        // appears whole, so that at worst the work is done twice.
+        let dataset = agree(control, bad, deck.dataset(schedule.job.shape.vocab).map_err(Into::into))?;
+        let mut name = if rank == 0 { folder::name(deck).into_os_string().into_encoded_bytes() } else { Vec::new() };
+        control.broadcast(0, &mut name);
+        let folder = PathBuf::from(String::from_utf8_lossy(&name).into_owned());
+        agree(control, bad, if rank == 0 { folder::look(&folder, options.resume) } else { Ok(()) })?;
+
+        let threads = deck
+            .run
+            .threads
+            .unwrap_or_else(|| if ranks > 1 { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) });
+        if ranks > 1 {
+            warn_about_cores(threads);
+        }
+        let plan = schedule.rank(rank);
+        let bits = dataset.bytes_per_token().map(|bytes| 1.0 / (std::f64::consts::LN_2 * bytes));
+        let validates = dataset.valid_batches() > 0;
+        let mut session = Session::new(deck, schedule, plan, threads, Arc::new(dataset), wire);
+        let step = load(deck, options, control, &session, source.as_deref(), &folder)?;
+        session.prepare()?;
+        let peak = meter::peak(control, threads, deck.run.dtype);
+
+        let output = (rank == 0 && !options.dry_run).then(|| {
+            folder::create(&folder, deck)?;
+            let system = deck.system.name().to_string();
+            let info = RunInfo { deck: deck.to_toml(), system, groups: groups.sizes() };
+            let metrics = match options.resume {
+                true => Metrics::resume(&folder, info, step)?,
+                false => Metrics::create(&folder, info)?,
+            };
+            Ok((metrics, Progress::new(deck.run.steps, step)))
+        });
+        let output = agree(control, bad, output.transpose())?;
+        if rank == 0 {
+            let shape = &session.schedule.job.shape;
+            log::info!(
+                "{}: {} parameters, {} on {ranks} rank(s) in groups of {:?}, {} tokens a step, into {}",
+                deck.name(),
+                shape.params(),
+                deck.system.name(),
+                groups.sizes(),
+                session.schedule.job.batch.tokens(),
+                folder.display(),
+            );
+        }
+        Ok(Run { deck, options, control, session, folder, step, peak, bits, validates, output })
+    }
+
+    /// One step; says whether all ranks have agreed to stop behind it.
+    fn train(&mut self, stop: &Stop) -> anyhow::Result<Option<Exit>> {
+        let start = Instant::now();
+        let lr = learning_rate(&self.deck.optim, self.step, self.deck.run.steps);
+        let result = self.session.step(self.step + 1, lr)?;
+        let step_s = start.elapsed().as_secs_f64();
+        self.step += 1;
+        let wanted = stop.wanted();
+        let (record, ended) = self.gather(&result, lr, step_s, wanted);
+        if let Some((metrics, progress)) = &mut self.output {
+            if self.options.json {
+                println!("{}", record.json());
+            }
+            progress.step(&record);
+            metrics.step(record)?;
+        }
+        Ok(ended)
+    }
+
+    /// Sums what the ranks measured, and lets rank 0 decide whether to stop. All in one gather and one broadcast.
+    fn gather(&self, result: &StepResult, lr: f64, step_s: f64, wanted: Option<Exit>) -> (Record, Option<Exit>) {
+        let job = &self.session.schedule.job;
+        let sent = result.measured.sent.traffic(self.session.rank(), &job.groups);
+        let wanted = wanted.map_or(0, |exit| u64::from(exit.code()));
+        let mine = [sent.intra as u64, sent.inter as u64, sent.control as u64, meter::peak_memory(), wanted];
+        let mut totals = [0u64; 5];
+        let mut verdict = Vec::new();
+        if let Some(all) = self.control.gather(bytemuck::cast_slice(&mine)) {
+            for part in &all {
+                let part: [u64; 5] = bytemuck::pod_read_unaligned(part);
+                (0..3).for_each(|i| totals[i] += part[i]);
+                (3..5).for_each(|i| totals[i] = totals[i].max(part[i]));
+            }
+            verdict.push(totals[4] as u8);
+        }
+        self.control.broadcast(0, &mut verdict);
+        let ended = Exit::ALL.into_iter().find(|exit| *exit != Exit::Done && exit.code() == verdict[0]);
+        let tokens = job.batch.tokens() as f64;
+        let rate = tokens / step_s;
+        let flops = |causal| rate * job.shape.flops_per_token(job.batch.seq, causal) / self.peak;
+        let record = Record {
+            step: self.step,
+            loss: result.loss,
+            grad_norm: result.grad_norm,
+            lr,
+            tokens: self.step * job.batch.tokens() as u64,
+            step_s,
+            tokens_per_s: rate,
+            tokens_per_s_rank: rate / self.control.size() as f64,
+            mfu: flops(true),
+            mfu_full: flops(false),
+            exposed_s: result.measured.exposed,
+            bytes_intra: totals[0],
+            bytes_inter: totals[1],
+            bytes_control: totals[2],
+            memory_peak: totals[3],
+        };
+        (record, ended)
+    }
+
+    fn validate(&mut self) -> anyhow::Result<()> {
+        if !self.validates {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let valid_loss = self.session.validate()?;
+        if let Some((metrics, progress)) = &mut self.output {
+            let bits_per_byte = self.bits.map_or(f64::NAN, |bits| valid_loss * bits);
+            let valid_s = start.elapsed().as_secs_f64();
+            let validation = Validation { step: self.step, valid_loss, bits_per_byte, valid_s };
+            progress.validation(&validation);
+            metrics.validation(validation)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint together with all ranks, and removes old ones.
+    fn save(&mut self) -> anyhow::Result<()> {
+        if !cfg!(feature = "hdf5") {
+            return Ok(());
+        }
+        let Session { schedule, plan, .. } = &self.session;
+        let header = Header {
+            step: self.step,
+            seed: self.deck.run.seed,
+            tokens: self.step * schedule.job.batch.tokens() as u64,
+            shape: schedule.job.shape.clone(),
+            deck: self.deck.to_toml(),
+        };
+        let pieces = outgoing(schedule, plan, self.session.memory(), self.session.rank());
+        let folder = folder::checkpoints(&self.folder);
+        let saved = checkpoint::save(&folder, &header, &pieces, self.control).map_err(anyhow::Error::from);
+        let path = agree(self.control, Exit::Failure, saved)?;
+        if let Some((metrics, progress)) = &mut self.output {
+            progress.note(&format!("checkpoint {}", path.display()));
+            metrics.flush()?;
+            if let Err(error) = checkpoint::prune(&folder, self.deck.run.keep) {
+                log::warn!("old checkpoints stay: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, exit: Exit) -> anyhow::Result<Exit> {
+        let written = self.output.as_mut().map_or(Ok(()), |(metrics, progress)| {
+            metrics.flush()?;
+            progress.finish();
+            if exit == Exit::Done {
+                let path = self.folder.join(folder::DONE);
+                std::fs::write(&path, "").with_context(|| path.display().to_string())?;
+            }
+            Ok(())
+        });
+        agree(self.control, Exit::Failure, written)?;
+        Ok(exit)
+    }
+}
+
+/// Proves all ranks' plans.
+fn prove(schedule: &Schedule) -> anyhow::Result<()> {
+    let Err(defects) = check(schedule, &schedule.ranks()) else { return Ok(()) };
+    for defect in &defects {
+        log::error!("{defect}");
+    }
+    bail!("the plan has {} defects: a bug, please report it", defects.len())
+}
+
+/// Fills the masters: from the run's newest checkpoint, from a model on disk, or new. Returns the steps taken.
+fn load(
+    deck: &Deck,
+    options: TrainOptions,
+    control: &dyn Control,
+    session: &Session,
+    source: Option<&dyn checkpoint::Source>,
+    folder: &std::path::Path,
+) -> anyhow::Result<u64> {
+    let Session { schedule, plan, .. } = session;
+    if options.resume {
+        let mut incoming = Incoming::new(plan, true);
+        let shape = &schedule.job.shape;
+        let found =
+            checkpoint::resume(&folder::checkpoints(folder), shape, &mut incoming.pieces(schedule, plan), control);
+        let (path, header) = agree(control, Exit::BadInput, found.map_err(Into::into))?;
+        incoming.store(plan, session.memory());
+        if control.rank() == 0 {
+            log::info!("continuing from {}", path.display());
+        }
+        let steps = deck.run.steps;
+        let ahead = match header.step > steps {
+            true => Err(anyhow::anyhow!("{} is at step {}, beyond run.steps = {steps}", path.display(), header.step)),
+            false => Ok(header.step),
+        };
+        return agree(control, Exit::BadInput, ahead);
+    }
+    match source {
+        Some(source) => {
+            let mut incoming = Incoming::new(plan, false);
+            agree(control, Exit::BadInput, incoming.read(schedule, plan, source))?;
+            incoming.store(plan, session.memory());
+        }
+        None => initialise(schedule, plan, session.memory(), deck.run.seed),
+    }
+    Ok(0)
+}

@@ -1,0 +1,152 @@
+//! One rank's training: its plan, its memory, its engine.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cluster::Rank;
+use crate::data::Dataset;
+use crate::deck::{self, Deck};
+use crate::device::{AdamW, Cpu, Memory, View};
+use crate::engine::{Engine, EngineError, Measured, Options, Phase, Poll, Source};
+use crate::nn::Network;
+use crate::plan::systems::Schedule;
+use crate::plan::{RankPlan, Segment, SlotId, stats, step};
+
+use super::MakeWire;
+
+/// What one iteration gave, the same on every rank but for `measured`.
+#[derive(Clone, Debug)]
+pub struct StepResult {
+    /// Mean loss over the target tokens of the global batch, before the update.
+    pub loss: f64,
+    /// Gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Time and bytes on this rank.
+    pub measured: Measured,
+}
+
+/// One rank's training.
+pub struct Session {
+    /// Decisions that concern all ranks.
+    pub schedule: Schedule,
+    /// This rank's plan.
+    pub plan: RankPlan,
+    engine: Engine,
+    dataset: Arc<Dataset>,
+    /// Bound on the gradient norm; infinity for none.
+    clip: f64,
+    step: SlotId,
+    stats: SlotId,
+}
+
+impl Session {
+    /// Allocates a rank's memory and makes its plan ready to run. The masters are zero until [`Session::memory`] is
+    /// filled and [`Session::prepare`] called.
+    pub fn new(
+        deck: &Deck,
+        schedule: Schedule,
+        plan: RankPlan,
+        threads: usize,
+        dataset: Arc<Dataset>,
+        wire: &MakeWire,
+    ) -> Self {
+        let job = &schedule.job;
+        let [beta1, beta2] = deck.optim.betas;
+        let adamw = AdamW { beta1, beta2, eps: deck.optim.eps, weight_decay: deck.optim.weight_decay };
+        let network = Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, adamw, Cpu::new(threads));
+        let poll = match deck.run.poll {
+            deck::Poll::Nap => Poll::Nap,
+            deck::Poll::Spin => Poll::Spin,
+        };
+        let options = Options { poll, timeout: Duration::from_secs_f64(deck.run.timeout.0), ..Options::default() };
+        let memory = Memory::new(&plan.slots);
+        let ranks = job.groups.ranks();
+        let wire = wire(&schedule.splits);
+        let engine = Engine::new(&plan, &schedule.splits, ranks, memory, Arc::new(network), wire, options);
+        let scalars = |name: &str| {
+            let found = plan.slots.iter().position(|slot| slot.segment == Segment::Scalars && slot.name == name);
+            found.expect("every plan has its slots of scalars")
+        };
+        let (step, stats) = (scalars("step"), scalars("stats"));
+        let clip = if deck.optim.clip > 0.0 { deck.optim.clip } else { f64::INFINITY };
+        Session { schedule, engine, dataset, clip, step, stats, plan }
+    }
+
+    /// This rank's number.
+    pub fn rank(&self) -> Rank {
+        self.plan.rank
+    }
+
+    /// This rank's memory.
+    pub fn memory(&self) -> &Memory {
+        self.engine.memory()
+    }
+
+    /// Fills what is derived from the masters. Call it once they are loaded.
+    pub fn prepare(&mut self) -> Result<(), EngineError> {
+        self.pass(Phase::Prepare, Feed::Nothing).map(|_| ())
+    }
+
+    /// Trains on the batch of step `number` (from 1).
+    pub fn step(&mut self, number: u64, lr: f64) -> Result<StepResult, EngineError> {
+        let mut scalars = [0.0; step::LEN];
+        (scalars[step::LR], scalars[step::NUMBER], scalars[step::CLIP]) = (lr, number as f64, self.clip);
+        self.memory().slot(self.step).upload(&scalars);
+        let (found, measured) = self.pass(Phase::Train, Feed::Step(number - 1))?;
+        Ok(StepResult { loss: found[stats::LOSS], grad_norm: found[stats::SQUARES].sqrt(), measured })
+    }
+
+    /// Mean loss over all validation tokens.
+    pub fn validate(&mut self) -> Result<f64, EngineError> {
+        let mut sum = 0.0;
+        for batch in 0..self.dataset.valid_batches() {
+            sum += self.pass(Phase::Evaluate, Feed::Validation(batch))?.0[stats::LOSS];
+        }
+        // Each pass divides by a full batch's tokens; the last batch may hold fewer.
+        Ok(sum * self.schedule.job.batch.tokens() as f64 / self.dataset.valid_tokens() as f64)
+    }
+
+    fn pass(&mut self, phase: Phase, feed: Feed) -> Result<([f64; stats::LEN], Measured), EngineError> {
+        let stats = self.memory().slot(self.stats);
+        stats.upload(&[0.0; stats::LEN]);
+        let source = Loader { dataset: &self.dataset, feed, buffer: RefCell::default() };
+        let measured = self.engine.run(phase, &source)?;
+        let mut found = [0.0; stats::LEN];
+        stats.download(&mut found);
+        Ok((found, measured))
+    }
+}
+
+/// Which data a pass sees.
+#[derive(Clone, Copy, Debug)]
+enum Feed {
+    Nothing,
+    /// Training step, from 0.
+    Step(u64),
+    /// Batch of a validation, from 0.
+    Validation(usize),
+}
+
+/// The data of one pass.
+struct Loader<'a> {
+    dataset: &'a Dataset,
+    feed: Feed,
+    buffer: RefCell<Vec<i32>>,
+}
+
+impl Source for Loader<'_> {
+    fn load(&self, micro: usize, tokens: View) {
+        let mut buffer = self.buffer.borrow_mut();
+        buffer.resize(tokens.len(), 0);
+        let (inputs, targets) = buffer.split_at_mut(tokens.len() / 2);
+        match self.feed {
+            Feed::Nothing => panic!("nothing is loaded while preparing"),
+            Feed::Step(number) => self.dataset.micro(number, micro, inputs, targets),
+            Feed::Validation(batch) => {
+                self.dataset.valid_micro(batch, micro, inputs, targets);
+            }
+        }
+        tokens.upload(&buffer);
+    }
+}

@@ -1,0 +1,104 @@
+//! What a rank's memory starts with, and what of it goes into a checkpoint.
+
+use crate::checkpoint::{Piece, PieceMut, Source, pieces, pieces_mut};
+use crate::cluster::Rank;
+use crate::device::Memory;
+use crate::model::init;
+use crate::plan::systems::Schedule;
+use crate::plan::{RankPlan, Segment, SlotId};
+
+/// The slots of one run of parameters: master weights and both moments.
+#[derive(Clone, Copy, Debug)]
+struct Owned {
+    slots: [SlotId; 3],
+}
+
+/// Every run of parameters that a rank keeps.
+fn owned(plan: &RankPlan) -> impl Iterator<Item = Owned> + '_ {
+    let slots = plan.slots.iter().enumerate();
+    slots.filter(|(_, slot)| slot.segment == Segment::Master).map(|(id, master)| {
+        let twin = |segment| {
+            let same = |slot: &&crate::plan::Slot| slot.segment == segment && slot.holds == master.holds;
+            let found = plan.slots.iter().find(same).expect("a master has its moments");
+            plan.slots.iter().position(|slot| std::ptr::eq(slot, found)).expect("just found")
+        };
+        Owned { slots: [id, twin(Segment::Moment1), twin(Segment::Moment2)] }
+    })
+}
+
+/// Fills the masters with initial weights.
+pub fn initialise(schedule: &Schedule, plan: &RankPlan, memory: &Memory, seed: u64) {
+    for Owned { slots } in owned(plan) {
+        let place = plan.slots[slots[0]].holds.as_ref().expect("masters hold parameters");
+        for param in &schedule.shards.shards[place.shard].params {
+            let start = param.offset.max(place.range.start);
+            let end = (param.offset + param.len()).min(place.range.end);
+            if start < end {
+                let mut whole = vec![0.0; param.len()];
+                init(seed, param, &mut whole);
+                let here = start - place.range.start..end - place.range.start;
+                memory.slot(slots[0]).sub(here).upload(&whole[start - param.offset..end - param.offset]);
+            }
+        }
+    }
+}
+
+/// Values of a rank's masters and moments, on their way from a file.
+pub struct Incoming {
+    /// One entry a run of parameters: weights, first and second moment.
+    buffers: Vec<[Vec<f32>; 3]>,
+}
+
+impl Incoming {
+    /// Room for everything a rank keeps; `moments` where training continues.
+    pub fn new(plan: &RankPlan, moments: bool) -> Self {
+        let room = |slot: SlotId, wanted: bool| if wanted { vec![0.0; plan.slots[slot].elems] } else { Vec::new() };
+        let buffers =
+            owned(plan).map(|o| [room(o.slots[0], true), room(o.slots[1], moments), room(o.slots[2], moments)]);
+        Incoming { buffers: buffers.collect() }
+    }
+
+    /// Where each tensor is to be read to.
+    pub fn pieces<'a>(&'a mut self, schedule: &'a Schedule, plan: &'a RankPlan) -> Vec<PieceMut<'a>> {
+        let runs = owned(plan).zip(&mut self.buffers);
+        runs.flat_map(|(run, [weights, moment1, moment2])| {
+            let place = plan.slots[run.slots[0]].holds.as_ref().expect("masters hold parameters");
+            let moments = (!moment1.is_empty()).then_some([&mut moment1[..], &mut moment2[..]]);
+            pieces_mut(&schedule.shards.shards[place.shard], place.range.clone(), weights, moments)
+        })
+        .collect()
+    }
+
+    /// Reads weights from a model on disk.
+    pub fn read(&mut self, schedule: &Schedule, plan: &RankPlan, source: &dyn Source) -> anyhow::Result<()> {
+        for piece in self.pieces(schedule, plan) {
+            source.read(piece.name, piece.start, piece.weights)?;
+        }
+        Ok(())
+    }
+
+    /// Moves everything into the rank's memory.
+    pub fn store(self, plan: &RankPlan, memory: &Memory) {
+        for (run, values) in owned(plan).zip(self.buffers) {
+            for (slot, values) in run.slots.into_iter().zip(values).filter(|(_, values)| !values.is_empty()) {
+                memory.slot(slot).upload(&values);
+            }
+        }
+    }
+}
+
+/// What a rank writes into a checkpoint: what it owns, and on rank 0 also what is replicated.
+pub fn outgoing<'a>(schedule: &'a Schedule, plan: &'a RankPlan, memory: &'a Memory, rank: Rank) -> Vec<Piece<'a>> {
+    let mine = |run: &Owned| {
+        let place = plan.slots[run.slots[0]].holds.as_ref().expect("masters hold parameters");
+        schedule.owners[place.shard].unwrap_or(0) == rank
+    };
+    owned(plan)
+        .filter(mine)
+        .flat_map(|run| {
+            let place = plan.slots[run.slots[0]].holds.as_ref().expect("masters hold parameters");
+            let [weights, moment1, moment2] = run.slots.map(|slot| memory.floats(slot));
+            pieces(&schedule.shards.shards[place.shard], place.range.clone(), weights, moment1, moment2)
+        })
+        .collect()
+}

@@ -1,0 +1,120 @@
+//! The house stays in order: a room of src/ imports only rooms below it, and no file outgrows a sitting.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rooms from the ground up; a room may import those before it.
+const ROOMS: &[&str] = &[
+    "exit",
+    "model",
+    "cluster",
+    "plan",
+    "simulate",
+    "device",
+    "nn",
+    "fabric",
+    "engine",
+    "data",
+    "checkpoint",
+    "metrics",
+    "report",
+    "deck",
+    "train",
+    "generate",
+    "bench",
+    "cli",
+];
+
+/// No file is longer than this.
+const MOST_LINES: usize = 600;
+
+fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+fn all(folder: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    if root.exists() {
+        sources(&root, &mut files);
+    }
+    files
+}
+
+/// Rooms named by `crate::room` in a line of code; several behind `crate::{a, b::c}`.
+fn imports(line: &str) -> Vec<String> {
+    let code = line.split("//").next().unwrap();
+    code.match_indices("crate::")
+        .flat_map(|(at, found)| {
+            let rest = &code[at + found.len()..];
+            let (body, many) = match rest.strip_prefix('{') {
+                Some(body) => (body, true),
+                None => (rest, false),
+            };
+            let name = |s: &str| s.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+            if many {
+                // Only the first names of a flat list matter; nested braces repeat their room's name before them.
+                body.split(',').map(name).collect::<Vec<_>>()
+            } else {
+                vec![name(rest)]
+            }
+        })
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+/// A room that imported a higher one would close a circle of knowledge.
+#[test]
+fn rooms_import_only_rooms_below() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let level = |room: &str| ROOMS.iter().position(|r| *r == room);
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for path in all("src") {
+        let inside = path.strip_prefix(&root).unwrap();
+        let room = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        if room == "lib" || room == "main" {
+            continue;
+        }
+        let here = level(&room).unwrap_or_else(|| panic!("{room} is no room of the house: add it to ROOMS"));
+        for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+            for name in imports(line) {
+                seen += 1;
+                if level(&name).is_some_and(|there| there > here) {
+                    wrong.push(format!("{}:{}: {room} imports {name}", inside.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(seen > 20, "the scan found only {seen} imports: it no longer reads the code");
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// A file does one thing and can be read in one sitting.
+#[test]
+fn files_are_short() {
+    let long: Vec<String> = ["src", "tests", "benches"]
+        .into_iter()
+        .flat_map(all)
+        .filter_map(|path| {
+            let lines = fs::read_to_string(&path).unwrap().lines().count();
+            (lines > MOST_LINES).then(|| format!("{} has {lines} lines", path.display()))
+        })
+        .collect();
+    assert!(long.is_empty(), "above {MOST_LINES} lines:\n{}", long.join("\n"));
+}
+
+/// The scanner itself sees plain, listed and qualified imports, and skips comments.
+#[test]
+fn the_scan_reads_imports() {
+    assert_eq!(imports("use crate::plan::Job;"), ["plan"]);
+    assert_eq!(imports("use crate::{model, plan::Job};"), ["model", "plan"]);
+    assert_eq!(imports("let x = crate::deck::read(); // crate::cli"), ["deck"]);
+}
