@@ -40,12 +40,12 @@ mod tests {
     /// Ranks without an error of their own return that of the first rank with one.
     #[test]
     fn all_ranks_return_the_first_error() {
-        let outcomes = local::run(3, Default::default(), |rank, _, control| {
+        let outcomes = local::run(3, Default::default(), |rank, control| {
             let mine = if rank == 0 { Ok(()) } else { Err(anyhow::anyhow!("no file {rank}")) };
             agree(control, Exit::BadInput, mine).unwrap_err().to_string()
         });
         assert_eq!(outcomes, vec!["rank 1: no file 1"; 3]);
-        let fine = local::run(2, Default::default(), |_, _, control| agree(control, Exit::Failure, Ok(7)).unwrap());
+        let fine = local::run(2, Default::default(), |_, control| agree(control, Exit::Failure, Ok(7)).unwrap());
         assert_eq!(fine, [7, 7]);
     }
 }
