@@ -38,7 +38,7 @@ pub enum State {
 }
 
 impl State {
-    /// All of them, in the order of [`Table::extents`].
+    /// All of them, in the order in which a checkpoint lists them.
     pub const ALL: [State; 3] = [State::Weights, State::Moment1, State::Moment2];
 
     /// The group that holds its datasets.

@@ -25,23 +25,26 @@ pub struct ExportOptions<'a> {
 }
 
 /// Writes `config.json`, `model.safetensors` and, if given, `tokenizer.json` into a folder that must not exist or be
-/// empty.
+/// empty. The source's checksums are checked first. `config.json` comes last: a folder that has one is whole.
 pub fn export(source: &dyn Source, folder: &Path, options: &ExportOptions) -> Result<()> {
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
         return Err(CheckpointError::damaged(folder, "exists and is not empty; nothing was written"));
     }
+    source.check(0, 1)?;
+    let tokenizer = match options.tokenizer {
+        Some(path) => Some(fs::read(path).map_err(CheckpointError::read(path))?),
+        None => None,
+    };
     fs::create_dir_all(folder).map_err(CheckpointError::write(folder))?;
-    let weights = folder.join("model.safetensors");
-    write_weights(source, &weights, options.width)?;
-    let config = folder.join("config.json");
-    fs::write(&config, write_config(source.shape(), options.width, options.positions))
-        .map_err(CheckpointError::write(&config))?;
-    if let Some(tokenizer) = options.tokenizer {
-        let copy = folder.join("tokenizer.json");
-        let text = fs::read(tokenizer).map_err(CheckpointError::read(tokenizer))?;
-        fs::write(&copy, text).map_err(CheckpointError::write(&copy))?;
+    write_weights(source, &folder.join("model.safetensors"), options.width)?;
+    let put = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        fs::write(&path, bytes).map_err(CheckpointError::write(&path))
+    };
+    if let Some(tokenizer) = tokenizer {
+        put("tokenizer.json", &tokenizer)?;
     }
-    Ok(())
+    put("config.json", write_config(source.shape(), options.width, options.positions).as_bytes())
 }
 
 fn write_weights(source: &dyn Source, path: &Path, width: Width) -> Result<()> {
