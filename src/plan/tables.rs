@@ -1,6 +1,6 @@
 //! Memory and bytes of a plan, from its slots and communication alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::AddAssign;
 
 use serde::Serialize;
@@ -60,6 +60,8 @@ pub fn sent(splits: &[Split], plan: &RankPlan, ops: &[Op]) -> BTreeMap<Rank, Byt
             Payload::Weights(_) | Payload::Gradient(..) => entry.data += bytes,
         }
     };
+    // A plan repeats few different collectives many times: elements to each peer.
+    let mut known: HashMap<_, BTreeMap<Rank, usize>> = HashMap::new();
     for op in ops {
         let (comm, what, region, payload, algorithm) = match &op.action {
             Action::Exchange { sends, .. } => {
@@ -79,10 +81,17 @@ pub fn sent(splits: &[Split], plan: &RankPlan, ops: &[Op]) -> BTreeMap<Rank, Byt
             }
             _ => continue,
         };
-        let members = splits[comm].set_of(plan.rank).expect("a member of its communicator");
-        let steps = steps(what, algorithm, members, plan.rank, region.len).expect("an algorithm of this collective");
-        for part in steps.into_iter().filter_map(|step| step.send) {
-            add(part.peer, payload, part.range.len() * width(plan, region.slot));
+        let elems = known.entry((comm, what, algorithm, region.len)).or_insert_with(|| {
+            let members = splits[comm].set_of(plan.rank).expect("a member of its communicator");
+            let steps = steps(what, algorithm, members, plan.rank, region.len);
+            let mut elems: BTreeMap<Rank, usize> = BTreeMap::new();
+            for part in steps.expect("an algorithm of this collective").into_iter().filter_map(|step| step.send) {
+                *elems.entry(part.peer).or_default() += part.range.len();
+            }
+            elems
+        });
+        for (&to, elems) in elems.iter() {
+            add(to, payload, elems * width(plan, region.slot));
         }
     }
     table

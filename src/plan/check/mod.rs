@@ -1,8 +1,8 @@
 //! Proves a plan right before anything runs.
 //!
-//! Five rules, one file each: what ranks do together fits together ([`matching`], after [`structure`] has looked at
-//! every op alone); nothing waits in a circle ([`order`]); nothing touches memory that is in use ([`races`]); a replay
-//! of two iterations on symbols instead of numbers computes the right thing ([`replay`]); memory and bytes come out as
+//! Five rules, one file each: what ranks do together fits together (`matching`, after `structure` has looked at
+//! every op alone); nothing waits in a circle (`order`); nothing touches memory that is in use (`races`); a replay
+//! of two iterations on symbols instead of numbers computes the right thing (`replay`); memory and bytes come out as
 //! numbers ([`Summary`]).
 
 mod matching;
