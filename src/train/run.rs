@@ -15,8 +15,7 @@ use crate::metrics::{Metrics, Progress, Record, Row, RunInfo, Validation};
 use crate::plan::check::check;
 use crate::plan::systems::{Schedule, schedule};
 
-use super::weights::{Incoming, initialise, outgoing};
-use super::{MakeWire, Session, StepResult, Stop, TrainOptions, agree, folder, learning_rate, meter};
+use super::{Agreed, MakeWire, Session, StepResult, Stop, TrainOptions, agree, folder, learning_rate, meter};
 
 /// Trains on one rank of a world; every rank calls it. See [`super::train`]. `found` are the groups that share memory;
 /// the deck may say others.
@@ -227,17 +226,16 @@ impl<'a> Run<'a> {
         if !cfg!(feature = "hdf5") {
             return Ok(());
         }
-        let Session { schedule, plan, .. } = &self.session;
+        let job = &self.session.schedule.job;
         let header = Header {
             step: self.step,
             seed: self.deck.run.seed,
-            tokens: self.step * schedule.job.batch.tokens() as u64,
-            shape: schedule.job.shape.clone(),
+            tokens: self.step * job.batch.tokens() as u64,
+            shape: job.shape.clone(),
             deck: self.deck.to_toml(),
         };
-        let pieces = outgoing(schedule, plan, self.session.memory(), self.session.rank());
         let folder = folder::checkpoints(&self.folder);
-        let saved = checkpoint::save(&folder, &header, &pieces, self.control).map_err(anyhow::Error::from);
+        let saved = self.session.save(&folder, &header, self.control).map_err(anyhow::Error::from);
         let path = agree(self.control, Exit::Failure, saved)?;
         if let Some((metrics, progress)) = &mut self.output {
             progress.note(&format!("checkpoint {}", path.display()));
@@ -282,31 +280,23 @@ fn load(
     source: Option<&dyn checkpoint::Source>,
     folder: &std::path::Path,
 ) -> anyhow::Result<u64> {
-    let Session { schedule, plan, .. } = session;
     if options.resume {
-        let mut incoming = Incoming::new(plan, true);
-        let shape = &schedule.job.shape;
-        let found =
-            checkpoint::resume(&folder::checkpoints(folder), shape, &mut incoming.pieces(schedule, plan), control);
-        let (path, header) = agree(control, Exit::BadInput, found.map_err(Into::into))?;
-        incoming.store(plan, session.memory());
+        let found = session.resume(&folder::checkpoints(folder), control).map_err(Into::into);
+        let (path, header) = agree(control, Exit::BadInput, found)?;
+        let steps = deck.run.steps;
+        if header.step > steps {
+            // All ranks have read the same header.
+            let message = format!("{} is at step {}, beyond run.steps = {steps}", path.display(), header.step);
+            return Err(Agreed { message, exit: Exit::BadInput }.into());
+        }
         if control.rank() == 0 {
             log::info!("continuing from {}", path.display());
         }
-        let steps = deck.run.steps;
-        let ahead = match header.step > steps {
-            true => Err(anyhow::anyhow!("{} is at step {}, beyond run.steps = {steps}", path.display(), header.step)),
-            false => Ok(header.step),
-        };
-        return agree(control, Exit::BadInput, ahead);
+        return Ok(header.step);
     }
     match source {
-        Some(source) => {
-            let mut incoming = Incoming::new(plan, false);
-            agree(control, Exit::BadInput, incoming.read(schedule, plan, source))?;
-            incoming.store(plan, session.memory());
-        }
-        None => initialise(schedule, plan, session.memory(), deck.run.seed),
+        Some(source) => agree(control, Exit::BadInput, session.read(source).map_err(Into::into))?,
+        None => session.initialise(deck.run.seed),
     }
     Ok(0)
 }

@@ -1,19 +1,23 @@
 //! One rank's training: its plan, its memory, its engine.
 
 use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::checkpoint::{self, Header};
 use crate::cluster::Rank;
 use crate::data::Dataset;
 use crate::deck::{self, Deck};
 use crate::device::{AdamW, Cpu, Memory, View};
 use crate::engine::{Engine, EngineError, Measured, Options, Phase, Poll, Source};
+use crate::fabric::Control;
 use crate::nn::Network;
 use crate::plan::systems::Schedule;
 use crate::plan::{RankPlan, Segment, SlotId, stats, step};
 
 use super::MakeWire;
+use super::weights::{self, Incoming};
 
 /// What one iteration gave, the same on every rank but for `measured`.
 #[derive(Clone, Debug)]
@@ -81,6 +85,36 @@ impl Session {
     /// This rank's memory.
     pub fn memory(&self) -> &Memory {
         self.engine.memory()
+    }
+
+    /// Fills the masters with initial weights.
+    pub fn initialise(&self, seed: u64) {
+        weights::initialise(&self.schedule, &self.plan, self.memory(), seed);
+    }
+
+    /// Fills the masters from a model on disk.
+    pub fn read(&self, source: &dyn checkpoint::Source) -> checkpoint::Result<()> {
+        let mut incoming = Incoming::new(&self.plan, false);
+        for piece in incoming.pieces(&self.schedule, &self.plan) {
+            source.read(piece.name, piece.start, piece.weights)?;
+        }
+        incoming.store(&self.plan, self.memory());
+        Ok(())
+    }
+
+    /// Collective. Continues from the newest good checkpoint in a folder.
+    pub fn resume(&self, folder: &Path, control: &dyn Control) -> checkpoint::Result<(PathBuf, Header)> {
+        let mut incoming = Incoming::new(&self.plan, true);
+        let mut pieces = incoming.pieces(&self.schedule, &self.plan);
+        let found = checkpoint::resume(folder, &self.schedule.job.shape, &mut pieces, control)?;
+        incoming.store(&self.plan, self.memory());
+        Ok(found)
+    }
+
+    /// Collective. Writes a checkpoint into a folder.
+    pub fn save(&self, folder: &Path, header: &Header, control: &dyn Control) -> checkpoint::Result<PathBuf> {
+        let pieces = weights::outgoing(&self.schedule, &self.plan, self.memory(), self.rank());
+        checkpoint::save(folder, header, &pieces, control)
     }
 
     /// Fills what is derived from the masters. Call it once they are loaded.

@@ -1,6 +1,6 @@
 //! What a rank's memory starts with, and what of it goes into a checkpoint.
 
-use crate::checkpoint::{Piece, PieceMut, Source, pieces, pieces_mut};
+use crate::checkpoint::{Piece, PieceMut, pieces, pieces_mut};
 use crate::cluster::Rank;
 use crate::device::Memory;
 use crate::model::init;
@@ -67,14 +67,6 @@ impl Incoming {
             pieces_mut(&schedule.shards.shards[place.shard], place.range.clone(), weights, moments)
         })
         .collect()
-    }
-
-    /// Reads weights from a model on disk.
-    pub fn read(&mut self, schedule: &Schedule, plan: &RankPlan, source: &dyn Source) -> anyhow::Result<()> {
-        for piece in self.pieces(schedule, plan) {
-            source.read(piece.name, piece.start, piece.weights)?;
-        }
-        Ok(())
     }
 
     /// Moves everything into the rank's memory.

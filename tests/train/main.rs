@@ -1,0 +1,9 @@
+//! Training as a whole: parity with PyTorch, the same losses in every world, determinism, resuming.
+//!
+//! Ranks are threads here (`fabric::local`), so that many worlds of many shapes run in one process; `tests/spmd` shows
+//! that MPI's messages do the same.
+
+mod parity;
+mod resume;
+mod world;
+mod worlds;

@@ -1,0 +1,74 @@
+//! Stopping and continuing, also on other ranks.
+#![cfg(feature = "hdf5")]
+
+use std::path::Path;
+
+use tawpipe::metrics::History;
+
+use super::world::{deck, program};
+
+const TEXT: &str = r#"
+    model = { dim = 32, layers = 5, heads = 4, kv_heads = 2, ffn = 48, vocab = 256 }
+    data = { tokens = "tests/data/parity/a_mha4/tokens.bin", token_type = "i32", seq = 24 }
+    batch = { global = 12, micro = 2 }
+    optim = { lr = 3e-3, schedule = "constant" }
+    run = { steps = 9, seed = 3, checkpoint_every = 3, keep = 2 }
+"#;
+
+fn go(folder: &Path, groups: &[usize], steps: u64, resume: bool) -> History {
+    let sets = [format!("run.folder={folder:?}"), format!("run.steps={steps}")];
+    program(&deck(TEXT, groups, &[&sets[0], &sets[1]]), resume)
+}
+
+fn losses(history: &History) -> Vec<f64> {
+    history.steps.iter().map(|record| record.loss).collect()
+}
+
+/// Interrupted and continued on the same ranks: not one bit differs from the run that was not.
+#[test]
+fn continues_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = go(&folder.path().join("whole"), &[2, 2], 9, false);
+    let part = folder.path().join("part");
+    go(&part, &[2, 2], 4, false);
+    assert!(part.join("DONE").exists());
+    let both = go(&part, &[2, 2], 9, true);
+    let bits = |history: &History| losses(history).into_iter().map(f64::to_bits).collect::<Vec<_>>();
+    assert_eq!(bits(&both), bits(&whole));
+    assert_eq!(both.steps.iter().map(|record| record.step).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
+}
+
+/// Four ranks, then two, then six, in other groups: the losses of one undisturbed run to 2e-6.
+#[test]
+fn continues_on_other_worlds() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = losses(&go(&folder.path().join("whole"), &[1], 9, false));
+    let part = folder.path().join("part");
+    go(&part, &[2, 2], 3, false);
+    go(&part, &[2], 6, true);
+    let moved = losses(&go(&part, &[1, 2, 3], 9, true));
+    assert_eq!(moved.len(), 9);
+    for (a, b) in moved.iter().zip(&whole) {
+        assert!((a - b).abs() <= 2e-6 * b, "{moved:?}, {whole:?}");
+    }
+    // Older checkpoints than `keep` are gone.
+    let mut left: Vec<_> =
+        std::fs::read_dir(part.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["step_6.h5", "step_9.h5"]);
+}
+
+/// A damaged newest checkpoint is passed over: the run goes on from the one before, and the journal is cut there.
+#[test]
+fn passes_over_a_damaged_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = go(&folder.path().join("whole"), &[1, 1], 9, false);
+    let part = folder.path().join("part");
+    go(&part, &[1, 1], 6, false);
+    let newest = part.join("checkpoints/step_6.h5");
+    let mut bytes = std::fs::read(&newest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    std::fs::write(&newest, bytes).unwrap();
+    assert_eq!(losses(&go(&part, &[1, 1], 9, true)), losses(&whole));
+}

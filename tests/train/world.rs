@@ -1,0 +1,113 @@
+//! Runs decks in worlds of threads.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tawpipe::checkpoint;
+use tawpipe::cluster::Groups;
+use tawpipe::deck::Deck;
+use tawpipe::fabric::{Wire, local};
+use tawpipe::metrics::{History, read_journal};
+use tawpipe::model::ModelShape;
+use tawpipe::plan::systems::schedule;
+use tawpipe::plan::{RankPlan, Segment, Split};
+use tawpipe::train::{MakeWire, Session, Stop, TrainOptions, learning_rate, run};
+
+/// What a few steps gave.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// L2 norm of every parameter's gradient in step 1, before clipping.
+    pub gradients: BTreeMap<String, f64>,
+    /// Loss of each step.
+    pub losses: Vec<f64>,
+    /// Gradient norm of each step, before clipping.
+    pub norms: Vec<f64>,
+}
+
+/// A deck with keys replaced, for these groups of ranks.
+pub fn deck(text: &str, groups: &[usize], sets: &[&str]) -> Deck {
+    let mut sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+    sets.push(format!("cluster.ranks_per_group={groups:?}"));
+    sets.push(format!("system.name={}", if groups == [1] { "single" } else { "tawpipe" }));
+    // Relative paths start at the crate.
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deck.toml");
+    Deck::parse(text, &file, &sets).unwrap()
+}
+
+/// Trains session by session, with every rank's plan changed by `change` first.
+pub fn train(deck: &Deck, change: impl Fn(&mut RankPlan) + Sync) -> Outcome {
+    let groups = groups(deck);
+    let ranks = local::run(groups.ranks(), Default::default(), |rank, world| {
+        let source = deck.model.from.as_ref().map(|path| checkpoint::open(path).unwrap());
+        let shape: ModelShape = source.as_ref().map_or_else(|| deck.model.shape().unwrap(), |s| s.shape().clone());
+        let schedule = schedule(&deck.job(shape, groups.clone()).unwrap()).unwrap();
+        let data = Arc::new(deck.dataset(schedule.job.shape.vocab).unwrap());
+        let mut plan = schedule.rank(rank);
+        change(&mut plan);
+        let wire = |_: &[Split]| (groups.ranks() > 1).then(|| Box::new(world.wire()) as Box<dyn Wire>);
+        let wire: &MakeWire = &wire;
+        let mut session = Session::new(deck, schedule, plan, 1, data, wire);
+        match source {
+            Some(source) => session.read(source.as_ref()).unwrap(),
+            None => session.initialise(deck.run.seed),
+        }
+        session.prepare().unwrap();
+        let mut outcome = Outcome::default();
+        for number in 1..=deck.run.steps {
+            let lr = learning_rate(&deck.optim, number - 1, deck.run.steps);
+            let step = session.step(number, lr).unwrap();
+            outcome.losses.push(step.loss);
+            outcome.norms.push(step.grad_norm);
+            if number == 1 {
+                outcome.gradients = gradients(&session);
+            }
+        }
+        outcome
+    });
+    let mut all = ranks[0].clone();
+    for other in ranks {
+        assert_eq!((&other.losses, &other.norms), (&all.losses, &all.norms), "ranks disagree about the statistics");
+        all.gradients.extend(other.gradients);
+    }
+    all
+}
+
+/// Norms of the gradients that a rank has summed up.
+fn gradients(session: &Session) -> BTreeMap<String, f64> {
+    let slots = session.plan.slots.iter().enumerate().filter(|(_, slot)| slot.segment == Segment::Accumulator);
+    slots
+        .flat_map(|(id, slot)| {
+            let place = slot.holds.as_ref().expect("an accumulator is of a shard");
+            let values = session.memory().floats(id);
+            session.schedule.shards.shards[place.shard].params.iter().map(|param| {
+                let values = &values[param.offset..param.offset + param.len()];
+                (param.name.clone(), values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt())
+            })
+        })
+        .collect()
+}
+
+fn groups(deck: &Deck) -> Groups {
+    let sizes = match deck.cluster.ranks_per_group.as_ref().expect("set by `deck`") {
+        tawpipe::deck::RanksPerGroup::List(sizes) => sizes.clone(),
+        tawpipe::deck::RanksPerGroup::Each(size) => vec![*size],
+    };
+    Groups::new(&sizes)
+}
+
+/// The whole program but its command line, into a folder; gives the journal.
+pub fn program(deck: &Deck, resume: bool) -> History {
+    let groups = groups(deck);
+    let options = TrainOptions { resume, ..TrainOptions::default() };
+    local::run(groups.ranks(), Default::default(), |_, world| {
+        let wire = |_: &[Split]| (groups.ranks() > 1).then(|| Box::new(world.wire()) as Box<dyn Wire>);
+        run(deck, options, world, &groups, &wire, &Stop::never()).unwrap()
+    });
+    read_journal(&deck.run.folder.clone().expect("tests name their folder").join("metrics.jsonl")).unwrap()
+}
+
+/// A file of this crate's test data.
+pub fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
