@@ -1,5 +1,6 @@
 //! Plans: every one of them checks clean and moves the bytes that theory says; broken ones are found out.
 
+mod arithmetic;
 mod clean;
 mod defects;
 mod interpret;
