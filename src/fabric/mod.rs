@@ -13,7 +13,7 @@ mod wire;
 
 pub use control::{Control, Solo};
 pub use error::FabricError;
-pub use process::{sleep_precisely, warn_about_cores};
+pub use process::{abort, refuse_singletons, sleep_precisely, warn_about_cores};
 pub use traffic::Sent;
 pub use transfer::{Advance, Pending, Progress, Transfer, Transfers};
 pub use wire::{NAP, Request, Wire};

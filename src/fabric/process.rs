@@ -7,14 +7,25 @@ const WORLD_SIZES: [&str; 5] =
     ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"];
 
 /// Refuses a world of one rank that was meant to have more: each of N such programs would train alone and overwrite
-/// the others' files.
-#[cfg_attr(not(feature = "mpi"), expect(dead_code, reason = "only MPI is launched"))]
-pub(super) fn refuse_singletons(size: usize, variable: impl Fn(&str) -> Option<String>) -> Result<(), FabricError> {
+/// the others' files. `variable` looks up the environment; a program without MPI is a world of one.
+///
+/// # Errors
+/// [`FabricError::Singletons`], which says how to start the program.
+pub fn refuse_singletons(size: usize, variable: impl Fn(&str) -> Option<String>) -> Result<(), FabricError> {
     let found = WORLD_SIZES.iter().find_map(|&name| Some((name, variable(name)?.parse::<usize>().ok()?)));
     match found {
         Some((name, ranks)) if size == 1 && ranks > 1 => Err(FabricError::Singletons { variable: name, ranks }),
         _ => Ok(()),
     }
+}
+
+/// Ends the job on all ranks with this exit code; without MPI, this process. Any thread may call it.
+pub fn abort(code: i32) -> ! {
+    use std::io::Write;
+    let _ = std::io::stdout().flush();
+    #[cfg(feature = "mpi")]
+    super::mpi::abort(code);
+    std::process::exit(code);
 }
 
 /// Logs a warning if the process may use fewer cores than its threads need: `threads` for compute, and one that

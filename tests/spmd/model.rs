@@ -1,15 +1,16 @@
 //! Trains a tiny model on random tokens through the engine.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tawpipe::cluster::{Groups, Rank};
 use tawpipe::device::{AdamW, Cpu, Memory, View};
-use tawpipe::engine::{Engine, EngineError, Measured, Options, Phase, Source};
+use tawpipe::engine::{Compute, Engine, EngineError, Measured, Options, Phase, Source};
 use tawpipe::fabric::Wire;
 use tawpipe::model::{Dtype, ModelShape, Recompute, init};
 use tawpipe::nn::Network;
 use tawpipe::plan::systems::{Embed, Schedule, Stagger, SystemOptions, TawpipeOptions, schedule};
-use tawpipe::plan::{Batch, Job, RankPlan, Segment, Split, stats, step};
+use tawpipe::plan::{Action, Batch, Job, RankPlan, Segment, Split, stats, step};
 
 /// A job on these groups.
 pub fn job(groups: &Groups, layers: usize, micros: usize, tied: bool, options: TawpipeOptions) -> Job {
@@ -46,6 +47,24 @@ pub fn options(blocks_per_shard: usize, embed: Embed, stagger: Stagger) -> Tawpi
     TawpipeOptions { blocks_per_shard, embed, stagger }
 }
 
+/// The same in bf16, gradients on the wire too.
+pub fn bf16(job: Job) -> Job {
+    Job { dtype: Dtype::Bf16, grad_dtype: Dtype::Bf16, recompute: Recompute::Block, ..job }
+}
+
+/// A network that panics after some actions.
+pub struct Fragile {
+    pub network: Network<Cpu>,
+    pub left: AtomicUsize,
+}
+
+impl Compute for Fragile {
+    fn run(&self, action: &Action, memory: &Memory) {
+        assert!(self.left.fetch_sub(1, Ordering::Relaxed) > 0, "this rank has had enough");
+        self.network.run(action, memory);
+    }
+}
+
 /// Random tokens that depend on step and micro-batch only.
 struct Tokens {
     batch: Batch,
@@ -80,6 +99,17 @@ pub struct Trainer {
 impl Trainer {
     /// `wire` makes the messages of the schedule's splits.
     pub fn new(job: &Job, rank: Rank, wire: impl FnOnce(&[Split]) -> Option<Box<dyn Wire>>, options: Options) -> Self {
+        Self::fragile(job, rank, wire, options, usize::MAX)
+    }
+
+    /// One that panics after `actions` actions.
+    pub fn fragile(
+        job: &Job,
+        rank: Rank,
+        wire: impl FnOnce(&[Split]) -> Option<Box<dyn Wire>>,
+        options: Options,
+        actions: usize,
+    ) -> Self {
         let schedule = schedule(job).unwrap();
         let plan = schedule.rank(rank);
         let memory = Memory::new(&plan.slots);
@@ -94,6 +124,7 @@ impl Trainer {
         }
         let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
         let network = Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, adamw, Cpu::new(1));
+        let network = Fragile { network, left: AtomicUsize::new(actions) };
         let wire = wire(&schedule.splits);
         let ranks = job.groups.ranks();
         let engine = Engine::new(&plan, &schedule.splits, ranks, memory, Arc::new(network), wire, options);

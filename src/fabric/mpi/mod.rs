@@ -9,7 +9,8 @@ mod wire;
 mod world;
 
 pub use wire::MpiWire;
-pub use world::{World, abort};
+pub use world::World;
+pub(super) use world::abort;
 
 use std::ffi::c_int;
 

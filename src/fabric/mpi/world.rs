@@ -1,7 +1,6 @@
 //! Start and end of MPI, groups of ranks, communicators.
 
 use std::cell::RefCell;
-use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::sync::Once;
 
@@ -14,7 +13,7 @@ use mpi::traits::{Communicator, CommunicatorCollectives};
 
 use crate::cluster::{Groups, Rank};
 use crate::fabric::process::refuse_singletons;
-use crate::fabric::{FabricError, Sent};
+use crate::fabric::{FabricError, Sent, abort as end};
 use crate::plan::Split;
 
 use super::wire::{Comm, MpiWire};
@@ -135,7 +134,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        abort(1);
+        end(1);
     }
 }
 
@@ -147,9 +146,8 @@ fn number(nodes: &[i32]) -> (Vec<usize>, Vec<usize>) {
     (order, sizes)
 }
 
-/// Ends the job on all ranks with this exit code; without MPI, this process. Any thread may call it.
-pub fn abort(code: i32) -> ! {
-    let _ = std::io::stdout().flush();
+/// Ends all ranks with this exit code, if MPI runs.
+pub fn abort(code: i32) {
     // SAFETY: these two may be called at any time; MPI_Abort between initialisation and finalisation. Another thread
     // may be inside MPI just now, which SERIALIZED forbids: the process ends either way.
     unsafe {
@@ -160,7 +158,6 @@ pub fn abort(code: i32) -> ! {
             ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, code);
         }
     }
-    std::process::exit(code);
 }
 
 /// After a panic's message, ends the job: the other ranks would wait forever.
@@ -170,7 +167,7 @@ fn abort_on_panic() {
         let message = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             message(info);
-            abort(1);
+            end(1);
         }));
     });
 }
