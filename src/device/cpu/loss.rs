@@ -1,78 +1,77 @@
 //! Softmax cross-entropy of rows of logits, the gradient in the logits' own memory.
 
-use half::bf16;
+use super::element::{Element, load, store};
+use super::lanes::{LANES, Lanes, exp, vectorised};
 
-use super::element::Element;
-use super::simd::{LANES, exp, fold, max};
-
-/// Negative log-likelihood of one row; 0 if the target is negative. With `scale`, the row becomes the gradient of
-/// `scale * nll`.
-#[inline(always)]
-pub fn row(logits: &mut [f32], target: i32, scale: Option<f32>) -> f32 {
+/// Negative log-likelihood of one row of logits; 0 if the target is negative.
+pub fn row(logits: &[f32], target: i32) -> f32 {
     if target < 0 {
-        if scale.is_some() {
-            logits.fill(0.0);
-        }
         return 0.0;
     }
-    let target = target as usize;
-    let top = max(logits);
-    let chosen = logits[target];
-    let sum = match scale {
-        None => sum_exp(logits, top),
-        Some(_) => sum_exp_in_place(logits, top),
-    };
-    if let Some(scale) = scale {
-        let factor = scale / sum;
-        for p in logits.iter_mut() {
-            *p *= factor;
-        }
-        logits[target] -= scale;
-    }
-    sum.ln() + (top - chosen)
+    let (top, sum) = top_and_sum(logits);
+    sum.ln() + (top - logits[target as usize])
 }
 
-#[inline(always)]
-fn sum_exp(x: &[f32], top: f32) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let chunks = x.chunks_exact(LANES);
-    let tail = chunks.remainder();
-    for chunk in chunks {
-        for i in 0..LANES {
-            lanes[i] += exp(chunk[i] - top);
-        }
+/// As [`row`]; `logits` becomes the gradient of `scale * nll`, rounded to `T`: the first of its bytes hold it.
+pub fn row_gradient<T: Element>(logits: &mut [f32], target: i32, scale: f32) -> f32 {
+    let (len, start) = (logits.len(), logits.as_mut_ptr());
+    if target < 0 {
+        logits.fill(0.0);
+        return 0.0;
     }
-    for (lane, &x) in lanes.iter_mut().zip(tail) {
-        *lane += exp(x - top);
-    }
-    fold(lanes, |a, b| a + b)
+    let (top, sum) = top_and_sum(logits);
+    let nll = sum.ln() + (top - logits[target as usize]);
+    let chosen = scale * ((logits[target as usize] - top).exp() / sum - 1.0);
+    softmax::<T>(logits, top, scale / sum);
+    // SAFETY: the row holds `len` f32, so also `len` T.
+    let gradient = unsafe { std::slice::from_raw_parts_mut(start.cast::<T>(), len) };
+    gradient[target as usize] = T::of(chosen);
+    nll
 }
 
-#[inline(always)]
-fn sum_exp_in_place(x: &mut [f32], top: f32) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let mut chunks = x.chunks_exact_mut(LANES);
-    for chunk in &mut chunks {
-        for i in 0..LANES {
-            chunk[i] = exp(chunk[i] - top);
-            lanes[i] += chunk[i];
-        }
-    }
-    for (lane, x) in lanes.iter_mut().zip(chunks.into_remainder()) {
-        *x = exp(*x - top);
-        *lane += *x;
-    }
-    fold(lanes, |a, b| a + b)
+/// The greatest logit and `Σ e^(x - top)`.
+fn top_and_sum(logits: &[f32]) -> (f32, f32) {
+    vectorised!(top_and_sum_lanes(logits: &[f32]) -> (f32, f32))
 }
 
-/// Rounds a row to bf16 in its own memory, whose first half it then fills.
+/// `factor * e^(x - top)`, rounded, into the first bytes of the same memory.
+fn softmax<T: Element>(logits: &mut [f32], top: f32, factor: f32) {
+    vectorised!(softmax_lanes::<T>(logits: &mut [f32], top: f32, factor: f32))
+}
+
+/// # Safety
+/// The processor has what `V` needs.
 #[inline(always)]
-pub fn narrow(row: &mut [f32]) {
-    let (len, start) = (row.len(), row.as_mut_ptr());
-    let narrow = start.cast::<bf16>();
-    for i in 0..len {
-        // SAFETY: both lie within the row; element i is read before its bytes, or later ones, are overwritten, since
-        // writing stays at or below byte 2i + 2 and reading at or above byte 4i.
-        unsafe { narrow.add(i).write(bf16::of(start.add(i).read())) };
+unsafe fn top_and_sum_lanes<V: Lanes>(x: &[f32]) -> (f32, f32) {
+    let whole = x.len() / LANES * LANES;
+    // SAFETY: the caller's promise.
+    let v = |c: f32| unsafe { V::splat(c) };
+    let mut tops = v(f32::NEG_INFINITY);
+    for i in (0..whole).step_by(LANES) {
+        // SAFETY: the caller's promise.
+        tops = unsafe { load::<_, V>(x, i) }.at_least(tops);
+    }
+    let top = x[whole..].iter().fold(tops.greatest(), |top, &x| if x > top { x } else { top });
+    let mut sums = v(0.0);
+    for i in (0..whole).step_by(LANES) {
+        // SAFETY: the caller's promise.
+        sums = sums.plus(exp(unsafe { load::<_, V>(x, i) }.minus(v(top))));
+    }
+    (top, x[whole..].iter().fold(sums.sum(), |sum, x| sum + (x - top).exp()))
+}
+
+/// # Safety
+/// The processor has what `V` needs.
+#[inline(always)]
+unsafe fn softmax_lanes<T: Element, V: Lanes>(x: &mut [f32], top: f32, factor: f32) {
+    let (len, start) = (x.len(), x.as_mut_ptr());
+    for i in (0..len).step_by(LANES) {
+        // SAFETY: the caller's promise; element i is read before its bytes, or later ones, are written, since T is no
+        // larger than f32.
+        unsafe {
+            let read = load::<f32, V>(std::slice::from_raw_parts(start, len), i);
+            let p = exp(read.minus(V::splat(top))).times(V::splat(factor));
+            store(std::slice::from_raw_parts_mut(start.cast::<T>(), len), i, p);
+        }
     }
 }

@@ -6,6 +6,7 @@
 mod attention;
 mod element;
 mod embed;
+mod lanes;
 mod loss;
 mod matmul;
 mod norm;
@@ -174,11 +175,11 @@ impl Device for Cpu {
             if out.view.address() == gate_up.address() {
                 assert_eq!(out.row_stride, 2 * width);
                 let gate_up = rows_mut::<T>(gate_up, &r, 2 * width);
-                return wide(|| swiglu::forward_in_place(gate_up, width));
+                return swiglu::forward_in_place(gate_up, width);
             }
             let out = out.rows(r.start, r.len());
             let (gate_up, rows) = (rows::<T>(gate_up, &r, 2 * width), out.view.slice_mut::<T>());
-            wide(|| swiglu::forward(gate_up, width, rows, out.row_stride));
+            swiglu::forward(gate_up, width, rows, out.row_stride);
         }));
     }
 
@@ -186,7 +187,7 @@ impl Device for Cpu {
         typed!(gate_up.dtype(), T => self.rows(act.len() / width, 2 * width, |r| unsafe {
             let (gate_up, act) = (rows::<T>(gate_up, &r, 2 * width), rows_mut::<T>(act, &r, width));
             let d_gate_up = rows_mut::<T>(d_gate_up, &r, 2 * width);
-            wide(|| swiglu::backward(gate_up, width, act, d_gate_up));
+            swiglu::backward(gate_up, width, act, d_gate_up);
         }));
     }
 
@@ -216,15 +217,15 @@ impl Device for Cpu {
     ) {
         let (count, vocab) = (logits.rows, logits.cols);
         assert!(logits.col_stride == 1 && logits.row_stride == vocab, "rows of logits follow each other");
+        let dtype = gradient.map(|g| g.view.dtype());
         self.rows(count, vocab, |r| unsafe {
             let (targets, losses) = (rows::<i32>(targets, &r, 1), rows_mut::<f32>(scratch, &r, 1));
             for (i, (&target, nll)) in r.zip(targets.iter().zip(losses)) {
                 let row = rows_mut::<f32>(logits.view, &(i..i + 1), vocab);
-                let scale = gradient.map(|_| scale as f32);
-                *nll = wide(|| loss::row(row, target, scale));
-                if gradient.is_some_and(|g| g.view.dtype() == Dtype::Bf16) {
-                    wide(|| loss::narrow(row));
-                }
+                *nll = match dtype {
+                    None => loss::row(row, target),
+                    Some(dtype) => typed!(dtype, T => loss::row_gradient::<T>(row, target, scale as f32)),
+                };
             }
         });
         unsafe {

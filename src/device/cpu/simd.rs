@@ -5,6 +5,8 @@
 
 use std::sync::LazyLock;
 
+use super::lanes::LANES;
+
 /// What the processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -66,9 +68,6 @@ pub fn wide<R>(body: impl FnOnce() -> R) -> R {
     body()
 }
 
-/// Lanes that reductions are spread over: an AVX-512 register of f32. Fixed, so that sums are the same at every level.
-pub const LANES: usize = 16;
-
 /// `Σ f(a, b)`, in [`LANES`] interleaved partial sums.
 #[inline(always)]
 pub fn sum2<A: Copy, B: Copy>(a: &[A], b: &[B], f: impl Fn(A, B) -> f32) -> f32 {
@@ -88,7 +87,7 @@ pub fn sum2<A: Copy, B: Copy>(a: &[A], b: &[B], f: impl Fn(A, B) -> f32) -> f32 
 
 /// Reduces lanes pairwise.
 #[inline(always)]
-pub fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
@@ -97,45 +96,4 @@ pub fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
         half /= 2;
     }
     lanes[0]
-}
-
-/// The greatest element; minus infinity if there is none. NaN may get lost.
-#[inline(always)]
-pub fn max(x: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = x.chunks_exact(LANES);
-    let tail = chunks.remainder();
-    for chunk in chunks {
-        for i in 0..LANES {
-            lanes[i] = larger(lanes[i], chunk[i]);
-        }
-    }
-    for (lane, &x) in lanes.iter_mut().zip(tail) {
-        *lane = larger(*lane, x);
-    }
-    fold(lanes, larger)
-}
-
-/// e^x to about one unit in the last place, without a branch or a call, so that loops over it vectorise. Below -87.3 it
-/// stays at the smallest normal number; NaN stays NaN.
-#[inline(always)]
-pub fn exp(x: f32) -> f32 {
-    // x = n ln 2 + r with |r| <= ln 2 / 2; adding 1.5·2²³ rounds to an integer, and 127 makes it an exponent.
-    const ROUND: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    let x = x.clamp(-87.336_54, 88.376_26);
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    // Cephes' polynomial for e^r - 1 - r, over r².
-    let mut p = 1.987_569_1e-4;
-    p = p * r + 1.398_199_9e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_5e-1;
-    p = p * r + 0.5;
-    let e = (p * r * r + r) + 1.0;
-    e * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }

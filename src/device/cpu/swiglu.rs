@@ -1,51 +1,87 @@
 //! SwiGLU: `silu(gate) * up`.
 
-use super::element::Element;
-use super::simd::exp;
-
-#[inline(always)]
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
-}
+use super::element::{Element, load, store};
+use super::lanes::{LANES, Lanes, exp, vectorised};
 
 /// Rows of `out = silu(gate) * up`; `out`'s rows are `stride` apart, its last may be cut to its length.
-#[inline(always)]
 pub fn forward<T: Element>(gate_up: &[T], width: usize, out: &mut [T], stride: usize) {
     for (gate_up, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_mut(stride)) {
         let (gate, up) = gate_up.split_at(width);
-        for ((out, g), u) in out[..width].iter_mut().zip(gate).zip(up) {
-            let g = g.get();
-            *out = T::of(g * sigmoid(g) * u.get());
-        }
+        forward_row(gate, up, &mut out[..width]);
     }
 }
 
 /// As [`forward`], the result in the place of `gate`.
-#[inline(always)]
 pub fn forward_in_place<T: Element>(gate_up: &mut [T], width: usize) {
     for gate_up in gate_up.chunks_exact_mut(2 * width) {
         let (gate, up) = gate_up.split_at_mut(width);
-        for (gate, up) in gate.iter_mut().zip(up) {
-            let g = gate.get();
-            *gate = T::of(g * sigmoid(g) * up.get());
-        }
+        in_place_row(gate, up);
     }
 }
 
 /// Rows of the backward: `act` holds the gradient of the output and becomes the output.
-#[inline(always)]
 pub fn backward<T: Element>(gate_up: &[T], width: usize, act: &mut [T], d_gate_up: &mut [T]) {
     let rows = gate_up.chunks_exact(2 * width).zip(d_gate_up.chunks_exact_mut(2 * width));
     for ((gate_up, d_gate_up), act) in rows.zip(act.chunks_exact_mut(width)) {
         let (gate, up) = gate_up.split_at(width);
-        let (dgate, dup) = d_gate_up.split_at_mut(width);
-        for (((act, g), u), (dg, du)) in act.iter_mut().zip(gate).zip(up).zip(dgate.iter_mut().zip(dup)) {
-            let (d, g, u) = (act.get(), g.get(), u.get());
-            let s = sigmoid(g);
-            let silu = g * s;
-            *act = T::of(silu * u);
-            *du = T::of(d * silu);
-            *dg = T::of(d * u * (s + silu * (1.0 - s)));
-        }
+        let (d_gate, d_up) = d_gate_up.split_at_mut(width);
+        backward_row(gate, up, act, d_gate, d_up);
+    }
+}
+
+fn forward_row<T: Element>(gate: &[T], up: &[T], out: &mut [T]) {
+    vectorised!(forward_lanes::<T>(gate: &[T], up: &[T], out: &mut [T]))
+}
+
+fn in_place_row<T: Element>(gate: &mut [T], up: &[T]) {
+    vectorised!(in_place_lanes::<T>(gate: &mut [T], up: &[T]))
+}
+
+fn backward_row<T: Element>(gate: &[T], up: &[T], act: &mut [T], d_gate: &mut [T], d_up: &mut [T]) {
+    vectorised!(backward_lanes::<T>(gate: &[T], up: &[T], act: &mut [T], d_gate: &mut [T], d_up: &mut [T]))
+}
+
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+fn sigmoid<V: Lanes>(x: V) -> V {
+    // SAFETY: x proves that the processor has the instructions.
+    let (zero, one) = unsafe { (V::splat(0.0), V::splat(1.0)) };
+    one.over(one.plus(exp(zero.minus(x))))
+}
+
+/// # Safety
+/// The processor has what `V` needs.
+#[inline(always)]
+unsafe fn forward_lanes<T: Element, V: Lanes>(gate: &[T], up: &[T], out: &mut [T]) {
+    for i in (0..out.len()).step_by(LANES) {
+        // SAFETY: the caller's promise.
+        let (g, u): (V, V) = unsafe { (load(gate, i), load(up, i)) };
+        store(out, i, g.times(sigmoid(g)).times(u));
+    }
+}
+
+/// # Safety
+/// The processor has what `V` needs.
+#[inline(always)]
+unsafe fn in_place_lanes<T: Element, V: Lanes>(gate: &mut [T], up: &[T]) {
+    for i in (0..gate.len()).step_by(LANES) {
+        // SAFETY: the caller's promise.
+        let (g, u): (V, V) = unsafe { (load(gate, i), load(up, i)) };
+        store(gate, i, g.times(sigmoid(g)).times(u));
+    }
+}
+
+/// # Safety
+/// The processor has what `V` needs.
+#[inline(always)]
+unsafe fn backward_lanes<T: Element, V: Lanes>(gate: &[T], up: &[T], act: &mut [T], d_gate: &mut [T], d_up: &mut [T]) {
+    for i in (0..act.len()).step_by(LANES) {
+        // SAFETY: the caller's promise.
+        let (g, u, d, one): (V, V, V, V) = unsafe { (load(gate, i), load(up, i), load(act, i), V::splat(1.0)) };
+        let s = sigmoid(g);
+        let silu = g.times(s);
+        store(act, i, silu.times(u));
+        store(d_up, i, d.times(silu));
+        store(d_gate, i, d.times(u).times(s.plus_product(silu, one.minus(s))));
     }
 }

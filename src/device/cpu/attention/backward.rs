@@ -1,11 +1,12 @@
 //! Attention's backward: every tile of scores again, from queries, keys and the saved log-sums.
 
-use super::tile::{Left, Vector, product};
-use super::{BLOCK, Columns, Sizes, gather, transpose, vectorised};
+use super::tile::{Left, product};
+use super::{BLOCK, Columns, Sizes, gather, strips, transpose};
 use crate::device::Attention;
 use crate::device::cpu::element::Element;
+use crate::device::cpu::lanes::{LANES, Lanes, exp, vectorised};
 use crate::device::cpu::pool::scratch;
-use crate::device::cpu::simd::{exp, sum2};
+use crate::device::cpu::simd::sum2;
 
 /// One call's operands that are read.
 #[derive(Clone, Copy)]
@@ -54,7 +55,7 @@ fn run<T: Element>(
 /// # Safety
 /// The processor has what `V` needs.
 #[inline(always)]
-unsafe fn one_group<T: Element, V: Vector>(
+unsafe fn one_group<T: Element, V: Lanes>(
     call: &Backward<T>,
     sequence: usize,
     kv: usize,
@@ -92,67 +93,39 @@ unsafe fn one_group<T: Element, V: Vector>(
         }
         dqueries.fill(0.0);
         for left in (0..seq).step_by(BLOCK) {
-            let columns = (seq - left).min(BLOCK);
             let block = left * width..(left + BLOCK) * width;
+            let (keys, keys_t, values_t) = (&keys[block.clone()], &keys_t[block.clone()], &values_t[block.clone()]);
+            let (dkeys, dvalues) = (&mut dkeys[block.clone()], &mut dvalues[block]);
             for top in (left..seq).step_by(BLOCK) {
                 let rows = (seq - top).min(BLOCK);
-                let here = top * width..(top + BLOCK) * width;
-                let plain = |data| Left { data, row: width, col: 1 };
-                // SAFETY: the caller's promise, here and below.
-                unsafe {
-                    product::<V>(
-                        rows,
-                        width,
-                        BLOCK,
-                        plain(&queries[here.clone()]),
-                        &keys_t[block.clone()],
-                        weights,
-                        false,
-                    );
-                    product::<V>(
-                        rows,
-                        width,
-                        BLOCK,
-                        plain(&douts[here.clone()]),
-                        &values_t[block.clone()],
-                        dscores,
-                        false,
-                    );
-                }
-                let tiles = weights.chunks_exact_mut(BLOCK).zip(dscores.chunks_exact_mut(BLOCK));
-                for (i, (weights, dscores)) in tiles.take(rows).enumerate() {
-                    let seen = (top + i + 1 - left).min(BLOCK);
-                    let (lse, delta) = (lse[top + i], deltas[top + i]);
-                    for (w, d) in weights[..seen].iter_mut().zip(&mut dscores[..seen]) {
-                        *w = exp(*w - lse);
-                        *d = *w * (*d - delta);
+                for (first, rows, seen) in strips(top, rows, left) {
+                    let here = (top + first) * width..(top + first + rows) * width;
+                    let (queries, douts) = (&queries[here.clone()], &douts[here.clone()]);
+                    let plain = |data| Left { data, row: width, col: 1 };
+                    let size = (rows, width, seen);
+                    // SAFETY: the caller's promise, here and below.
+                    unsafe {
+                        product::<V>(size, plain(queries), keys_t, BLOCK, weights, BLOCK, false);
+                        product::<V>(size, plain(douts), values_t, BLOCK, dscores, BLOCK, false);
                     }
-                    weights[seen..].fill(0.0);
-                    dscores[seen..].fill(0.0);
-                }
-                let turned = |data| Left { data, row: 1, col: BLOCK };
-                let straight = Left { data: dscores, row: BLOCK, col: 1 };
-                // SAFETY: see above.
-                unsafe {
-                    product::<V>(
-                        columns,
-                        rows,
-                        width,
-                        turned(weights),
-                        &douts[here.clone()],
-                        &mut dvalues[block.clone()],
-                        true,
-                    );
-                    product::<V>(
-                        columns,
-                        rows,
-                        width,
-                        turned(dscores),
-                        &queries[here.clone()],
-                        &mut dkeys[block.clone()],
-                        true,
-                    );
-                    product::<V>(rows, BLOCK, width, straight, &keys[block.clone()], &mut dqueries[here], true);
+                    for i in 0..rows {
+                        let row = i * BLOCK..i * BLOCK + seen;
+                        let (weights, dscores) = (&mut weights[row.clone()], &mut dscores[row]);
+                        if top == left {
+                            weights[first + i + 1..].fill(f32::NEG_INFINITY);
+                        }
+                        let token = top + first + i;
+                        // SAFETY: see above.
+                        unsafe { turn::<V>(weights, dscores, lse[token], deltas[token]) };
+                    }
+                    let turned = |data| Left { data, row: 1, col: BLOCK };
+                    let straight = Left { data: dscores, row: BLOCK, col: 1 };
+                    // SAFETY: see above.
+                    unsafe {
+                        product::<V>((seen, rows, width), turned(weights), douts, width, dvalues, width, true);
+                        product::<V>((seen, rows, width), turned(dscores), queries, width, dkeys, width, true);
+                        product::<V>((rows, seen, width), straight, keys, width, &mut dqueries[here], width, true);
+                    }
                 }
             }
         }
@@ -168,6 +141,24 @@ unsafe fn one_group<T: Element, V: Vector>(
         for (i, values) in tensor.chunks_exact(width).take(seq).enumerate() {
             // SAFETY: the gradient has a row for every token.
             unsafe { target.write(i, values, 1.0) };
+        }
+    }
+}
+
+/// Scores become weights, gradients of weights become gradients of scores.
+///
+/// # Safety
+/// The processor has what `V` needs.
+#[inline(always)]
+unsafe fn turn<V: Lanes>(weights: &mut [f32], dscores: &mut [f32], lse: f32, delta: f32) {
+    // SAFETY: the caller's promise; the slices are whole vectors long.
+    unsafe {
+        let (lse, delta) = (V::splat(lse), V::splat(delta));
+        for i in (0..weights.len()).step_by(LANES) {
+            let (w, d) = (&mut weights[i..i + LANES], &mut dscores[i..i + LANES]);
+            let weight = exp(V::load(w.as_ptr()).minus(lse));
+            weight.store(w.as_mut_ptr());
+            weight.times(V::load(d.as_ptr()).minus(delta)).store(d.as_mut_ptr());
         }
     }
 }

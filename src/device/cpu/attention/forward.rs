@@ -1,11 +1,11 @@
 //! Attention's forward: a running maximum and sum for each query while its keys pass by.
 
-use super::tile::{Left, Vector, product};
-use super::{BLOCK, Columns, Sizes, gather, transpose, vectorised};
+use super::tile::{Left, product};
+use super::{BLOCK, Columns, Sizes, gather, strips, transpose};
 use crate::device::Attention;
 use crate::device::cpu::element::Element;
+use crate::device::cpu::lanes::{LANES, Lanes, exp, vectorised};
 use crate::device::cpu::pool::scratch;
-use crate::device::cpu::simd::{LANES, exp, fold, max};
 
 /// One call's operands.
 #[derive(Clone, Copy)]
@@ -48,7 +48,7 @@ fn run<T: Element>(shape: &Attention, q: &[T], k: &[T], v: &[T], out: Columns<T>
 /// The processor has what `V` needs.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "each is a tensor of the operation")]
-unsafe fn one_head<T: Element, V: Vector>(
+unsafe fn one_head<T: Element, V: Lanes>(
     shape: &Attention,
     q: &[T],
     k: &[T],
@@ -74,27 +74,25 @@ unsafe fn one_head<T: Element, V: Vector>(
         let mut totals = [0f32; BLOCK];
         sums.fill(0.0);
         for left in (0..=top).step_by(BLOCK) {
-            let tile = Left { data: &queries[top * width..], row: width, col: 1 };
-            // SAFETY: the caller's promise.
-            unsafe { product::<V>(rows, width, BLOCK, tile, &keys_t[left * width..], scores, false) };
-            for (i, scores) in scores.chunks_exact_mut(BLOCK).take(rows).enumerate() {
-                // Query top + i sees the keys up to itself.
-                let seen = (top + i + 1 - left).min(BLOCK);
-                let (scores, hidden) = scores.split_at_mut(seen);
-                let highest = tops[i].max(max(scores));
-                let shrink = exp(tops[i] - highest);
-                totals[i] = totals[i] * shrink + exponentials(scores, highest);
-                hidden.fill(0.0);
-                if left > 0 && shrink != 1.0 {
-                    for sum in &mut sums[i * width..(i + 1) * width] {
-                        *sum *= shrink;
+            for (first, rows, seen) in strips(top, rows, left) {
+                let tile = Left { data: &queries[(top + first) * width..], row: width, col: 1 };
+                let strip = &mut scores[first * BLOCK..];
+                // SAFETY: the caller's promise, here and below.
+                unsafe { product::<V>((rows, width, seen), tile, &keys_t[left * width..], BLOCK, strip, BLOCK, false) };
+                for i in first..first + rows {
+                    let scores = &mut scores[i * BLOCK..i * BLOCK + seen];
+                    if top == left {
+                        // Query i of the tile sees the keys up to itself.
+                        scores[i + 1..].fill(f32::NEG_INFINITY);
                     }
+                    // SAFETY: see above.
+                    unsafe { absorb::<V>(scores, &mut tops[i], &mut totals[i], &mut sums[i * width..(i + 1) * width]) };
                 }
-                tops[i] = highest;
+                let weights = Left { data: &scores[first * BLOCK..], row: BLOCK, col: 1 };
+                let (values, sums) = (&values[left * width..], &mut sums[first * width..]);
+                // SAFETY: see above.
+                unsafe { product::<V>((rows, seen, width), weights, values, width, sums, width, true) };
             }
-            let weights = Left { data: scores, row: BLOCK, col: 1 };
-            // SAFETY: the caller's promise.
-            unsafe { product::<V>(rows, BLOCK, width, weights, &values[left * width..], sums, true) };
         }
         for (i, sums) in sums.chunks_exact(width).take(rows).enumerate() {
             // SAFETY: the output has a row for every token.
@@ -104,20 +102,36 @@ unsafe fn one_head<T: Element, V: Vector>(
     }
 }
 
-/// `x = e^(x - highest)`; returns the sum.
+/// Turns a query's next scores into exponentials relative to the greatest score so far, `top`; what was summed up
+/// before is scaled to it.
+///
+/// # Safety
+/// The processor has what `V` needs.
 #[inline(always)]
-fn exponentials(x: &mut [f32], highest: f32) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let mut chunks = x.chunks_exact_mut(LANES);
-    for chunk in &mut chunks {
-        for i in 0..LANES {
-            chunk[i] = exp(chunk[i] - highest);
-            lanes[i] += chunk[i];
+unsafe fn absorb<V: Lanes>(scores: &mut [f32], top: &mut f32, total: &mut f32, sums: &mut [f32]) {
+    // SAFETY: the caller's promise; the slices are whole vectors long.
+    unsafe {
+        let at = |x: &[f32], i: usize| V::load(x[i..i + LANES].as_ptr());
+        let mut greatest = at(scores, 0);
+        for i in (LANES..scores.len()).step_by(LANES) {
+            greatest = greatest.at_least(at(scores, i));
         }
+        let greatest = greatest.greatest();
+        if greatest > *top {
+            // The first scores find sums of zero, and a factor of zero.
+            let shrink = V::splat((*top - greatest).exp());
+            *total *= (*top - greatest).exp();
+            *top = greatest;
+            for i in (0..sums.len()).step_by(LANES) {
+                at(sums, i).times(shrink).store(sums[i..i + LANES].as_mut_ptr());
+            }
+        }
+        let mut added = V::splat(0.0);
+        for i in (0..scores.len()).step_by(LANES) {
+            let e = exp(at(scores, i).minus(V::splat(*top)));
+            added = added.plus(e);
+            e.store(scores[i..i + LANES].as_mut_ptr());
+        }
+        *total += added.sum();
     }
-    for (lane, x) in lanes.iter_mut().zip(chunks.into_remainder()) {
-        *x = exp(*x - highest);
-        *lane += *x;
-    }
-    fold(lanes, |a, b| a + b)
 }

@@ -16,6 +16,19 @@ use crate::device::{Attention, View};
 /// Queries and keys of a tile.
 const BLOCK: usize = 64;
 
+/// Queries of a strip of a tile on the diagonal, and the step in which its keys are cut off.
+const STRIP: usize = 16;
+
+/// Strips of the tile of queries `top..top + rows` and keys from `left` on: first query within the tile, number of
+/// queries, and how many keys they see at most, rounded up to whole vectors. Below the diagonal it is one strip.
+fn strips(top: usize, rows: usize, left: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let step = if top == left { STRIP } else { BLOCK };
+    (0..rows).step_by(step).map(move |first| {
+        let keys = if top == left { first + STRIP } else { BLOCK };
+        (first, (rows - first).min(step), keys)
+    })
+}
+
 /// Sizes that both directions share.
 #[derive(Clone, Copy)]
 struct Sizes {
@@ -99,32 +112,3 @@ impl<T: Element> Columns<T> {
         }
     }
 }
-
-/// Calls an `#[inline(always)]` function generic over [`tile::Vector`], compiled for the processor's best vectors.
-macro_rules! vectorised {
-    ($function:ident::<$T:ident>($($argument:ident: $type:ty),* $(,)?)) => {{
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-            fn avx512<$T: Element>($($argument: $type),*) {
-                // SAFETY: this function runs only on such processors.
-                unsafe { $function::<$T, super::tile::Avx512>($($argument),*) }
-            }
-            #[target_feature(enable = "avx2,fma")]
-            fn avx2<$T: Element>($($argument: $type),*) {
-                // SAFETY: this function runs only on such processors.
-                unsafe { $function::<$T, super::tile::Avx2>($($argument),*) }
-            }
-            match $crate::device::cpu::simd::level() {
-                // SAFETY: the processor has these features.
-                $crate::device::cpu::simd::Level::Avx512 => return unsafe { avx512::<$T>($($argument),*) },
-                // SAFETY: the processor has these features.
-                $crate::device::cpu::simd::Level::Avx2 => return unsafe { avx2::<$T>($($argument),*) },
-                $crate::device::cpu::simd::Level::Base => {}
-            }
-        }
-        // SAFETY: plain Rust.
-        unsafe { $function::<$T, super::tile::Portable>($($argument),*) }
-    }};
-}
-use vectorised;
