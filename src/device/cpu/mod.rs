@@ -10,6 +10,8 @@ mod lanes;
 mod loss;
 mod matmul;
 mod norm;
+#[cfg(feature = "onednn")]
+mod onednn;
 mod optimizer;
 mod pool;
 mod rope;
@@ -31,12 +33,18 @@ const GRAIN: usize = 1 << 14;
 #[derive(Debug)]
 pub struct Cpu {
     pool: Pool,
+    #[cfg(feature = "onednn")]
+    onednn: Option<onednn::OneDnn>,
 }
 
 impl Cpu {
     /// A device of `threads` threads (at least one); with one, work is done by the calling thread.
     pub fn new(threads: usize) -> Self {
-        Cpu { pool: Pool::new(threads) }
+        Cpu {
+            pool: Pool::new(threads),
+            #[cfg(feature = "onednn")]
+            onednn: onednn::OneDnn::new(threads),
+        }
     }
 
     /// Number of threads.
@@ -74,6 +82,13 @@ impl Device for Cpu {
     fn matmul(&self, a: Matrix, b: Matrix, c: Matrix, add: bool) {
         assert!(a.cols == b.rows && a.rows == c.rows && b.cols == c.cols, "{a:?} · {b:?} -> {c:?}");
         assert_eq!(a.view.dtype(), b.view.dtype());
+        #[cfg(feature = "onednn")]
+        if let Some(onednn) = &self.onednn {
+            return match a.view.dtype() {
+                Dtype::F32 => onednn.f32(a, b, c, add),
+                _ => onednn.bf16(a, b, c, add),
+            };
+        }
         match (a.view.dtype(), c.view.dtype()) {
             (Dtype::F32, Dtype::F32) => matmul::f32(&self.pool, a, b, c, add),
             (Dtype::Bf16, Dtype::F32 | Dtype::Bf16) => matmul::bf16(&self.pool, a, b, c, add),
