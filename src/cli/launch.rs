@@ -44,6 +44,12 @@ pub fn start_log() {
 /// before their turn. An error that only another rank finds is said by that rank, after holding back.
 pub fn fail(error: &anyhow::Error) -> Exit {
     let exit = exit_of(error);
+    if let Some(agreed) = error.downcast_ref::<Agreed>() {
+        if agreed.speaks {
+            eprintln!("tawpipe: {}", line(error));
+        }
+        return exit;
+    }
     let rank = launched_rank().unwrap_or(0);
     if rank > 0 {
         std::thread::sleep(HOLD_BACK);

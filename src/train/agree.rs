@@ -11,6 +11,15 @@ pub struct Agreed {
     pub message: String,
     /// How the program ends.
     pub exit: Exit,
+    /// Whether this rank shall say it; the others know, but keep quiet.
+    pub speaks: bool,
+}
+
+impl Agreed {
+    /// Something that all ranks have found alike.
+    pub fn new(control: &dyn Control, exit: Exit, message: String) -> Self {
+        Agreed { message, exit, speaks: control.rank() == 0 }
+    }
 }
 
 /// Collective. If any rank brings an error, all ranks return the first one, to end with `exit`.
@@ -20,15 +29,15 @@ pub fn agree<T>(control: &dyn Control, exit: Exit, outcome: anyhow::Result<T>) -
     if let Some(all) = control.gather(mine.as_bytes()) {
         if let Some((rank, text)) = all.iter().enumerate().find(|(_, text)| !text.is_empty()) {
             let text = String::from_utf8_lossy(text);
-            // What every rank finds is no news of one rank.
-            let alone = all.iter().any(|other| *other != all[rank]);
+            // Rank 0 looks at files for all, and what every rank finds is no news of one rank.
+            let alone = rank > 0 && all.iter().any(|other| *other != all[rank]);
             verdict = if alone { format!("rank {rank}: {text}") } else { text.into_owned() }.into_bytes();
         }
     }
     control.broadcast(0, &mut verdict);
     match outcome {
         Ok(value) if verdict.is_empty() => Ok(value),
-        _ => Err(Agreed { message: String::from_utf8_lossy(&verdict).into_owned(), exit }.into()),
+        _ => Err(Agreed::new(control, exit, String::from_utf8_lossy(&verdict).into_owned()).into()),
     }
 }
 

@@ -23,6 +23,9 @@ pub fn look(folder: &Path, resume: bool) -> anyhow::Result<()> {
     let text = folder.display();
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !resume => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!("run folder {text} does not exist: there is nothing to --resume")
+        }
         Err(error) => return Err(error).with_context(|| format!("run folder {text}")),
         Ok(entries) => entries.count(),
     };

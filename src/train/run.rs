@@ -287,7 +287,7 @@ fn load(
         if header.step > steps {
             // All ranks have read the same header.
             let message = format!("{} is at step {}, beyond run.steps = {steps}", path.display(), header.step);
-            return Err(Agreed { message, exit: Exit::BadInput }.into());
+            return Err(Agreed::new(control, Exit::BadInput, message).into());
         }
         if control.rank() == 0 {
             log::info!("continuing from {}", path.display());

@@ -1,0 +1,282 @@
+//! The program under mpirun when something goes wrong: it ends in time, on all ranks, with one clear line and the
+//! documented exit code, and overwrites nothing.
+#![cfg(all(feature = "mpi", feature = "hdf5", target_os = "linux"))]
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Everything must have ended by then, once it has gone wrong.
+const SOON: Duration = Duration::from_secs(10);
+
+const DECK: &str = r#"
+model = { dim = 64, layers = 4, heads = 4, ffn = 96 }
+data = { text = "text.txt", seq = 64, valid = 0.1 }
+batch = { global = 12, micro = 2 }
+run = { steps = 100000, timeout = 2 }
+cluster = { ranks_per_group = [1, 2] }
+system = { name = "tawpipe" }
+"#;
+
+/// A job on three ranks in a folder of its own.
+struct Job {
+    folder: TempDir,
+    child: Child,
+}
+
+/// How a job ended.
+struct End {
+    code: Option<i32>,
+    /// Standard output and error of all ranks and of mpirun.
+    text: String,
+}
+
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("deck.toml"), DECK).unwrap();
+    fs::write(folder.path().join("text.txt"), "In the beginning was the Word.\n".repeat(200)).unwrap();
+    folder
+}
+
+impl Job {
+    fn start(folder: TempDir, args: &[&str]) -> Self {
+        let log = fs::File::create(folder.path().join("log")).unwrap();
+        let child = Command::new("mpirun")
+            .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+            .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+            .env("OMPI_MCA_rmaps_base_oversubscribe", "1")
+            .env("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
+            .env("RUST_BACKTRACE", "0")
+            .env("MPIEXEC_TIMEOUT", "120")
+            .args(["-n", "3", "--bind-to", "none", env!("CARGO_BIN_EXE_tawpipe"), "train"])
+            .arg(folder.path().join("deck.toml"))
+            .args(["--set", &format!("run.folder={:?}", folder.path().join("run"))])
+            .args(args)
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("mpirun starts");
+        Job { folder, child }
+    }
+
+    fn text(&self) -> String {
+        let mut bytes = Vec::new();
+        fs::File::open(self.folder.path().join("log")).unwrap().read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn journal(&self) -> String {
+        fs::read_to_string(self.folder.path().join("run/metrics.jsonl")).unwrap_or_default()
+    }
+
+    /// Waits until some steps are in the journal.
+    fn until_training(&self) {
+        let start = Instant::now();
+        while self.journal().lines().count() < 3 {
+            assert!(start.elapsed() < Duration::from_secs(60), "no training: {}", self.text());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Process number of a rank of this job.
+    fn rank(&self, rank: usize) -> i32 {
+        let folder = self.folder.path().to_str().unwrap();
+        let has = |pid: &str, file: &str, texts: &[String]| {
+            let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let words: Vec<String> =
+                bytes.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+            words.iter().any(|word| texts.contains(word))
+        };
+        let ranks = ["OMPI_COMM_WORLD_RANK", "PMI_RANK"].map(|name| format!("{name}={rank}"));
+        let deck = [format!("{folder}/deck.toml")];
+        let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+        let mut found = pids.filter(|pid| has(pid, "cmdline", &deck) && has(pid, "environ", &ranks));
+        found.next().and_then(|pid| pid.parse().ok()).expect("a process of this rank")
+    }
+
+    /// Sends a signal to a process.
+    fn signal(pid: i32, signal: i32) {
+        // SAFETY: kill has no preconditions.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    /// Waits for the end of the job, which must come within `limit`.
+    fn end(mut self, limit: Duration) -> (End, TempDir) {
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if start.elapsed() > limit {
+                let _ = self.child.kill();
+                panic!("not over after {limit:?}: {}", self.text());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        (End { code: status.code(), text: self.text() }, self.folder)
+    }
+}
+
+/// Lines of ours that say what is wrong.
+fn complaints(text: &str) -> usize {
+    text.lines().filter(|line| line.starts_with("tawpipe: ")).count()
+}
+
+/// Refused before the first step: code 2, said once, in words that name what is wrong.
+fn refused(folder: TempDir, args: &[&str], words: &[&str]) -> TempDir {
+    let (end, folder) = Job::start(folder, args).end(Duration::from_secs(30));
+    assert_eq!(end.code, Some(2), "{args:?}: {}", end.text);
+    assert_eq!(complaints(&end.text), 1, "{args:?}: {}", end.text);
+    for word in words {
+        assert!(end.text.contains(word), "{args:?}: no {word:?} in {}", end.text);
+    }
+    folder
+}
+
+/// A few steps that end by themselves.
+fn trained(steps: u64) -> TempDir {
+    let (end, folder) = Job::start(folder(), &["--set", &format!("run.steps={steps}")]).end(Duration::from_secs(60));
+    assert_eq!(end.code, Some(0), "{}", end.text);
+    folder
+}
+
+/// A rank that is killed takes the job along.
+#[test]
+fn a_killed_rank_ends_the_job() {
+    let job = Job::start(folder(), &[]);
+    job.until_training();
+    Job::signal(job.rank(2), libc::SIGKILL);
+    let (end, folder) = job.end(SOON);
+    assert_ne!(end.code, Some(0), "{}", end.text);
+    assert!(end.text.contains("signal 9") || end.text.contains("KILLED"), "{}", end.text);
+    // What had been reported is there, and complete lines.
+    let journal = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    assert!(journal.lines().count() >= 3 && !folder.path().join("run/DONE").exists());
+}
+
+/// A rank that no longer answers: the others name op, shard and peer, and end the job.
+#[test]
+fn a_stopped_rank_is_noticed() {
+    let job = Job::start(folder(), &[]);
+    job.until_training();
+    Job::signal(job.rank(1), libc::SIGSTOP);
+    let (end, _) = job.end(SOON);
+    assert_eq!(end.code, Some(1), "{}", end.text);
+    assert!(end.text.contains("no progress for 2 s") && end.text.contains("shard"), "{}", end.text);
+}
+
+/// SIGUSR1, as batch systems send it before the end: a checkpoint, code 3; the run then continues.
+#[test]
+fn a_signal_stops_with_a_checkpoint() {
+    let job = Job::start(folder(), &[]);
+    job.until_training();
+    Job::signal(job.rank(1), libc::SIGUSR1);
+    let (end, folder) = job.end(SOON);
+    assert_eq!(end.code, Some(3), "{}", end.text);
+    let count = || fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap().lines().count();
+    let steps = count();
+    let last = format!("step_{steps}.h5");
+    assert!(folder.path().join("run/checkpoints").join(&last).exists(), "{last}: {}", end.text);
+    let more = format!("run.steps={}", steps + 2);
+    let (end, folder) = Job::start(folder, &["--resume", "--set", &more]).end(Duration::from_secs(60));
+    assert_eq!(end.code, Some(0), "{}", end.text);
+    let journal = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    let steps_done = journal.lines().filter(|line| line.contains("\"loss\"")).count();
+    assert_eq!(steps_done, steps + 2);
+}
+
+/// Wall time: a checkpoint, code 4.
+#[test]
+fn wall_time_stops_with_a_checkpoint() {
+    let (end, folder) = Job::start(folder(), &["--set", "run.wall_time=2"]).end(SOON + Duration::from_secs(2));
+    assert_eq!(end.code, Some(4), "{}", end.text);
+    assert_eq!(fs::read_dir(folder.path().join("run/checkpoints")).unwrap().count(), 1);
+    assert!(!folder.path().join("run/DONE").exists());
+}
+
+/// A folder with a run in it is left as it is.
+#[test]
+fn an_existing_run_is_not_overwritten() {
+    let folder = trained(2);
+    let before = fs::read(folder.path().join("run/metrics.jsonl")).unwrap();
+    let folder = refused(folder, &[], &["is not empty", "--resume"]);
+    assert_eq!(fs::read(folder.path().join("run/metrics.jsonl")).unwrap(), before);
+}
+
+/// Nothing to continue from; and nothing that can be used.
+#[test]
+fn resuming_needs_a_good_checkpoint() {
+    let folder = refused(folder(), &["--resume"], &["run folder"]);
+    assert!(!folder.path().join("run").exists());
+    let folder = trained(2);
+    let checkpoint = folder.path().join("run/checkpoints/step_2.h5");
+    let whole = fs::read(&checkpoint).unwrap();
+    fs::write(&checkpoint, &whole[..whole.len() / 2]).unwrap();
+    refused(folder, &["--resume", "--set", "run.steps=4"], &["no checkpoint to continue from", "step_2.h5"]);
+}
+
+/// Weights to start from that are truncated, damaged, or not there.
+#[test]
+fn bad_weights_are_refused() {
+    let folder = trained(2);
+    let checkpoint = folder.path().join("run/checkpoints/step_2.h5");
+    let start = folder.path().join("start.h5");
+    let whole = fs::read(&checkpoint).unwrap();
+    let from = format!("model={{from={start:?}}}");
+    let deck = fs::read_to_string(folder.path().join("deck.toml")).unwrap();
+    let deck = deck.replace("model = { dim = 64, layers = 4, heads = 4, ffn = 96 }", &from);
+    fs::write(folder.path().join("deck.toml"), deck).unwrap();
+    let other = "run.folder=\"other\"";
+    let folder = refused(folder, &["--set", other], &["start.h5", "no such file"]);
+    fs::write(&start, &whole[..whole.len() - 5000]).unwrap();
+    let folder = refused(folder, &["--set", other], &["start.h5"]);
+    let folder = {
+        fs::write(&start, &whole).unwrap();
+        let (end, folder) = Job::start(folder, &["--set", other, "--set", "run.steps=1"]).end(Duration::from_secs(60));
+        assert_eq!(end.code, Some(0), "the undamaged file is good: {}", end.text);
+        folder
+    };
+    // A model of another shape cannot be continued.
+    let deck = DECK.replace("dim = 64", "dim = 32");
+    fs::write(folder.path().join("deck.toml"), deck).unwrap();
+    refused(folder, &["--resume"], &["step_2.h5", "model.dim", "64", "32"]);
+}
+
+/// A folder that cannot be written to.
+#[test]
+fn a_read_only_folder_is_refused() {
+    // Root may write anywhere but below /proc.
+    refused(folder(), &["--set", "run.folder=\"/proc/tawpipe\""], &["/proc/tawpipe"]);
+}
+
+/// A disk that is full when the checkpoint is due: code 1, all ranks, one line; the run folder stays readable.
+#[test]
+fn a_full_disk_ends_the_job() {
+    let folder = folder();
+    let disk = folder.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&disk).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        println!("skipped: mounting a small tmpfs needs root");
+        return;
+    }
+    let place = format!("run.folder={:?}", disk.join("run"));
+    let (end, _folder) = Job::start(folder, &["--set", &place, "--set", "run.steps=2"]).end(Duration::from_secs(30));
+    let left = fs::read_dir(disk.join("run/checkpoints")).unwrap().count();
+    let journal = fs::read_to_string(disk.join("run/metrics.jsonl")).unwrap();
+    unmount(&disk);
+    assert_eq!(end.code, Some(1), "{}", end.text);
+    assert_eq!(complaints(&end.text), 1, "{}", end.text);
+    assert!(end.text.contains("No space left"), "{}", end.text);
+    assert_eq!((left, journal.lines().filter(|line| line.contains("\"loss\"")).count()), (0, 2));
+}
+
+fn unmount(disk: &Path) {
+    assert!(Command::new("umount").arg(disk).status().unwrap().success());
+}
