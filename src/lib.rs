@@ -1,5 +1,38 @@
 //! tawpipe trains LLaMA-style models with weights that travel.
-
+//!
+//! In TawPipe every shard of the weights stays with its owner. When a block is due, its weights hop once to each other
+//! group of ranks (a node, say) and are broadcast inside; gradients are summed inside the group and hop back once. What
+//! each rank computes and sends is a plain value, a *plan*: it is checked before anything runs, its memory and bytes
+//! are counted, and the same value is what the engine runs.
+//!
+//! # The tour: six files, in this order
+//!
+//! 1. `model/shard.rs`: what is computed (units) and what travels (shards);
+//! 2. `plan/op.rs`: the vocabulary of a plan;
+//! 3. `plan/systems/tawpipe/`: TawPipe itself, as a list of operations;
+//! 4. `plan/check/mod.rs`: what makes a plan right;
+//! 5. `engine/mod.rs`: how a rank runs its plan;
+//! 6. `train/mod.rs`: the loop.
+//!
+//! # The house
+//!
+//! From the ground up; a room imports only rooms above it in this list, which `tests/house.rs` reads:
+//!
+//! - `model`: shapes, units, shards, parameter names, initial weights
+//! - `cluster`: which ranks share a fast link
+//! - `plan`: jobs, operations, memory; the checker; one file a system
+//! - `device`: memory and kernels of the processor
+//! - `nn`: forward and backward of each unit
+//! - `fabric`: messages between ranks
+//! - `engine`: runs a plan
+//! - `data`: tokenizers, token files, which sequence a step sees
+//! - `checkpoint`: weights on disk, Hugging Face folders
+//! - `metrics`: what a run reports
+//! - `deck`: what a run is asked to do
+//! - `train`: the training loop
+//! - `generate`: text from a checkpoint
+//! - `report`: tables and plots
+//! - `cli`: what was typed
 #![deny(missing_docs)]
 
 pub mod checkpoint;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use tawpipe::data::{Order, Valid};
 use tawpipe::deck::{self, Deck, Schedule, Seconds};
+use tawpipe::metrics::{Record, Row, Validation};
 use tawpipe::plan::systems::SystemOptions;
 use tempfile::TempDir;
 
@@ -211,15 +212,25 @@ fn report_reads_a_run() {
     let deck = Deck::read(&folder.path().join("deck.toml"), &[]).unwrap();
     std::fs::write(run.join("deck.toml"), deck.to_toml()).unwrap();
     let mut journal = String::new();
-    for step in 1..=5 {
-        journal += &format!("{{\"step\": {step}, \"loss\": {}, \"tokens_per_s\": {step}000}}\n", 6 - step);
+    for step in 1..=5u64 {
+        let record = Record {
+            step,
+            loss: 6.0 - step as f64,
+            tokens_per_s: 1000.0 * step as f64,
+            exposed_s: 0.1,
+            step_s: 0.4,
+            bytes_inter: 1_500_000,
+            ..Record::default()
+        };
+        journal += &(record.json() + "\n");
     }
-    journal += "{\"step\": 5, \"valid_loss\": 0.6931471805599453, \"bits_per_byte\": 1.0}\n{\"step\": 6, \"lo";
+    let valid = Validation { step: 5, valid_loss: std::f64::consts::LN_2, bits_per_byte: 1.0, ..Validation::default() };
+    journal += &(valid.json() + "\n{\"step\": 6, \"lo");
     std::fs::write(run.join("metrics.jsonl"), journal).unwrap();
     let output = tawpipe(folder.path(), &["report", "run"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for words in ["tawpipe |     5 |", "1.0000", "0.6931", "1.000", "4000", "Witten-Bell, 3 bytes", "loss.svg"] {
+    for words in ["tawpipe", "1.0000", "0.6931", "1.000", "4000", "1.50", "25.0", "Witten-Bell, 3 bytes", "loss.svg"] {
         assert!(text.contains(words), "no {words:?} in:\n{text}");
     }
     let svg = std::fs::read_to_string(run.join("loss.svg")).unwrap();
@@ -227,4 +238,33 @@ fn report_reads_a_run() {
         assert!(svg.contains(words), "no {words:?} in the drawing");
     }
     refused(folder.path(), &["report", "elsewhere"], &["elsewhere/deck.toml", "No such file"]);
+}
+
+/// A Hugging Face folder becomes a checkpoint and a folder again, with the same numbers; `inspect` reads all three;
+/// nothing is overwritten.
+#[test]
+#[cfg(feature = "hdf5")]
+fn models_are_imported_and_exported() {
+    use tawpipe::checkpoint::{open, tensors};
+    let folder = tempfile::tempdir().unwrap();
+    let hf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity/b_gqa2/init");
+    let hf = hf.to_str().unwrap();
+    tawpipe(folder.path(), &["import", hf, "--out", "model"]).assert().success();
+    tawpipe(folder.path(), &["export", "model/step_0.h5", "--out", "hf"]).assert().success();
+    let (before, after) = (open(Path::new(hf)).unwrap(), open(&folder.path().join("hf")).unwrap());
+    assert_eq!(before.shape(), after.shape());
+    for param in tensors(before.shape()) {
+        let read = |source: &dyn tawpipe::checkpoint::Source| {
+            let mut values = vec![0.0; param.len()];
+            source.read(&param.name, 0, &mut values).unwrap();
+            values
+        };
+        assert_eq!(read(&*before), read(&*after), "{}", param.name);
+    }
+    for file in [hf, "model/step_0.h5", "hf"] {
+        tawpipe(folder.path(), &["inspect", file]).assert().success();
+    }
+    refused(folder.path(), &["import", hf, "--out", "model"], &["step_0.h5", "nothing was written"]);
+    refused(folder.path(), &["export", "model/step_0.h5", "--out", "hf"], &["hf", "nothing was written"]);
+    refused(folder.path(), &["inspect", "missing.h5"], &["missing.h5", "No such file"]);
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::checkpoint::hf::Width;
 use crate::data::TokenType;
 use crate::exit::Exit;
 
@@ -30,11 +31,15 @@ pub(super) enum Command {
     },
     /// Continue a text with a trained model
     Generate(GenerateArgs),
-    /// Show what is in a checkpoint, metrics file, run folder, Hugging Face folder or token file
+    /// Say what is in a checkpoint, metrics file, run folder, Hugging Face folder or token file
     Inspect {
-        /// What to look at
+        /// The file or folder
         file: PathBuf,
     },
+    /// Write a model as a Hugging Face folder, for transformers' LlamaForCausalLM
+    Export(ExportArgs),
+    /// Write a model as a checkpoint, with an optimizer that has seen nothing
+    Import(ImportArgs),
     /// Write the token ids of a text to a file
     Tokenize(TokenizeArgs),
 }
@@ -100,6 +105,27 @@ pub(super) struct PlanArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// A run folder, or a checkpoint
+    pub model: PathBuf,
+    /// The folder to write; must not exist or be empty
+    #[arg(long)]
+    pub out: PathBuf,
+    /// How weights are stored: f32, bf16 or f16
+    #[arg(long, default_value = "f32", value_parser = width)]
+    pub dtype: Width,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// A Hugging Face folder
+    pub model: PathBuf,
+    /// The folder to write step_0.h5 to
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct TokenizeArgs {
     /// A text file in UTF-8
     pub text: PathBuf,
@@ -121,6 +147,15 @@ fn token_type(word: &str) -> Result<TokenType, String> {
         "u32" => Ok(TokenType::U32),
         "i32" => Ok(TokenType::I32),
         _ => Err("accepted: u8, u16, u32, i32".into()),
+    }
+}
+
+fn width(word: &str) -> Result<Width, String> {
+    match word {
+        "f32" => Ok(Width::F32),
+        "bf16" => Ok(Width::Bf16),
+        "f16" => Ok(Width::F16),
+        _ => Err("accepted: f32, bf16, f16".into()),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::data::DataError;
 use crate::deck::DeckError;
 use crate::exit::Exit;
 use crate::fabric::FabricError;
-use crate::metrics::InspectError;
+use crate::metrics::{InspectError, MetricsError};
 use crate::model::ShapeError;
 use crate::plan::Refusal;
 use crate::report::ReportError;
@@ -65,6 +65,11 @@ fn line(error: &anyhow::Error) -> String {
     format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// An argument that cannot be used, where no room has an error of its own for it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unusable(pub String);
+
 /// Errors that the user can mend in the input are bad input; all others are failures.
 fn exit_of(error: &anyhow::Error) -> Exit {
     if let Some(agreed) = error.downcast_ref::<Agreed>() {
@@ -73,12 +78,18 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     let bad_input = error.chain().any(|cause| {
         cause.is::<DeckError>()
             || cause.is::<DataError>()
-            || cause.is::<ReportError>()
             || cause.is::<ShapeError>()
             || cause.is::<Refusal>()
-            || cause.is::<InspectError>()
             || matches!(cause.downcast_ref(), Some(FabricError::Singletons { .. } | FabricError::Threads { .. }))
-            || cause.downcast_ref::<CheckpointError>().is_some_and(CheckpointError::is_bad_input)
+            || cause.is::<Unusable>()
+            || cause.downcast_ref().is_some_and(CheckpointError::is_bad_input)
+            || cause.downcast_ref().is_some_and(MetricsError::is_bad_input)
+            || cause.downcast_ref().is_some_and(ReportError::is_bad_input)
+            || match cause.downcast_ref() {
+                Some(InspectError::Checkpoint(error)) => error.is_bad_input(),
+                Some(InspectError::Metrics(error)) => error.is_bad_input(),
+                None => false,
+            }
     });
     if bad_input { Exit::BadInput } else { Exit::Failure }
 }

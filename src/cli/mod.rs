@@ -3,6 +3,7 @@
 //! Only `train` ever starts MPI.
 
 mod args;
+mod convert;
 mod generate;
 mod launch;
 mod plan;
@@ -30,6 +31,8 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
             print!("{}", crate::metrics::inspect(&file)?);
             Ok(Exit::Done)
         }
+        Command::Export(args) => convert::export(&args),
+        Command::Import(args) => convert::import(&args),
         Command::Tokenize(args) => tokenize::run(&args),
     }
 }

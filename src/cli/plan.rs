@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 
+use crate::checkpoint;
 use crate::cluster::Groups;
 use crate::deck::{Deck, RanksPerGroup};
 use crate::exit::Exit;
@@ -27,7 +28,10 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Exit> {
         (None, None) => 1,
     };
     let groups = deck.groups(ranks)?.unwrap_or_else(|| Groups::new(&[ranks]));
-    let shape = deck.model.shape().context("model.from is not read by plan yet; give the shape")?;
+    let shape = match &deck.model.from {
+        Some(from) => checkpoint::open(from)?.shape().clone(),
+        None => deck.model.shape().context("a deck has model.from or a shape")?,
+    };
     let job = deck.job(shape, groups)?;
     let schedule = schedule(&job).with_context(|| args.deck.file.display().to_string())?;
     let summary = match check(&schedule, &schedule.ranks()) {

@@ -36,12 +36,9 @@ impl Deck {
     }
 
     fn resolve_model(&mut self, origin: &Origin) -> Result<(), DeckError> {
-        if let Some(from) = &self.model.from {
+        if self.model.from.is_some() {
             if let Some(key) = self.model.shape_keys().first() {
                 return Err(origin.invalid(format!("model.from replaces the shape; remove model.{key}")));
-            }
-            if !from.exists() {
-                return Err(origin.invalid(format!("model.from = {}: no such file or folder", from.display())));
             }
             return Ok(());
         }

@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::anyhow;
 use plotters::prelude::*;
 
-use super::{Baseline, Run};
+use super::{Baseline, ReportError, Run};
 
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (960, 560);
@@ -20,18 +19,20 @@ const BASELINE: RGBColor = RGBColor(0x55, 0x55, 0x55);
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn draw(run: &Run, baselines: &[Baseline]) -> anyhow::Result<PathBuf> {
+pub fn draw(run: &Run, baselines: &[Baseline]) -> Result<PathBuf, ReportError> {
     let path = run.folder.join("loss.svg");
     let mut svg = String::new();
-    plot(&mut svg, run, baselines).map_err(|error| anyhow!("{}: {error}", path.display()))?;
-    std::fs::write(&path, svg).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    let failed = |reason| ReportError::Drawing { path: path.clone(), reason };
+    plot(&mut svg, run, baselines).map_err(|error| failed(error.to_string()))?;
+    std::fs::write(&path, svg).map_err(|error| failed(error.to_string()))?;
     Ok(path)
 }
 
 fn plot(svg: &mut String, run: &Run, baselines: &[Baseline]) -> Result<(), Box<dyn std::error::Error>> {
     let (bits, unit) = run.bits();
-    let train = thin(run.steps.iter().map(|step| (step.step as f64, step.loss * bits)).collect());
-    let valid: Vec<(f64, f64)> = run.valid.iter().map(|valid| (valid.step as f64, valid.loss * bits)).collect();
+    let train = thin(run.history.steps.iter().map(|step| (step.step as f64, step.loss * bits)).collect());
+    let valid = run.history.validations.iter().map(|valid| (valid.step as f64, valid.valid_loss * bits));
+    let valid: Vec<(f64, f64)> = valid.collect();
     let last = train.iter().chain(&valid).map(|point| point.0).fold(1.0, f64::max);
     let (low, high) = limits(&train, &valid, baselines);
     let shown = |points: Vec<(f64, f64)>| points.into_iter().filter(move |point| point.1 <= high);
@@ -39,10 +40,7 @@ fn plot(svg: &mut String, run: &Run, baselines: &[Baseline]) -> Result<(), Box<d
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
-        .caption(
-            format!("{}: loss", run.folder.file_name().unwrap_or(run.folder.as_os_str()).display()),
-            ("sans-serif", 20),
-        )
+        .caption(format!("{}: loss", run.name()), ("sans-serif", 20))
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(60)

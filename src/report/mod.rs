@@ -45,10 +45,10 @@ pub fn baselines(deck: &Deck) -> Vec<Baseline> {
 ///
 /// # Errors
 /// If a folder holds no run, or the drawing cannot be written.
-pub fn report(folders: &[PathBuf]) -> anyhow::Result<String> {
+pub fn report(folders: &[PathBuf]) -> Result<String, ReportError> {
     let runs: Vec<Run> = folders.iter().map(|folder| Run::read(folder)).collect::<Result<_, _>>()?;
     let columns = ["run", "system", "steps", "train loss", "valid loss", "bits/byte", "tokens/s", "MFU %"];
-    let columns = columns.into_iter().chain(["inter MB/step", "intra MB/step", "exposed comm %"]);
+    let columns = columns.into_iter().chain(["between groups MB/step", "inside MB/step", "exposed comm %"]);
     let mut table = Table::new(columns.map(String::from).collect());
     let mut notes = String::new();
     // Runs of one comparison mostly share their data.
@@ -71,22 +71,24 @@ pub fn report(folders: &[PathBuf]) -> anyhow::Result<String> {
     Ok(format!("{table}\n{notes}"))
 }
 
+/// Medians leave out the first step; a number that nothing knows is a dash.
 fn row(run: &Run) -> Vec<String> {
-    let number = |value: Option<f64>, digits: usize| value.map_or("-".into(), |value| format!("{value:.digits$}"));
-    let name = run.folder.file_name().map_or_else(|| run.folder.display().to_string(), |n| n.display().to_string());
-    let valid = run.valid.last();
-    let percent = |key| run.median(key).map(|part| 100.0 * part);
+    let number = |value: Option<f64>, digits: usize| match value.filter(|value| value.is_finite()) {
+        Some(value) => format!("{value:.digits$}"),
+        None => "-".into(),
+    };
+    let (last, valid) = (run.history.steps.last(), run.history.validations.last());
     vec![
-        name,
+        run.name(),
         run.deck.system.name().into(),
-        run.steps.last().map_or(0, |step| step.step).to_string(),
-        number(run.steps.last().map(|step| step.loss), 4),
-        number(valid.map(|valid| valid.loss), 4),
-        number(valid.and_then(|valid| valid.bits_per_byte), 3),
-        number(run.median("tokens_per_s"), 0),
-        number(percent("mfu"), 1),
-        number(run.median("inter_bytes").map(|bytes| bytes / 1e6), 2),
-        number(run.median("intra_bytes").map(|bytes| bytes / 1e6), 2),
-        number(percent("exposed_comm"), 1),
+        last.map_or(0, |step| step.step).to_string(),
+        number(last.map(|step| step.loss), 4),
+        number(valid.map(|valid| valid.valid_loss), 4),
+        number(valid.map(|valid| valid.bits_per_byte), 3),
+        number(run.median(|step| step.tokens_per_s), 0),
+        number(run.median(|step| 100.0 * step.mfu), 1),
+        number(run.median(|step| step.bytes_inter as f64 / 1e6), 2),
+        number(run.median(|step| step.bytes_intra as f64 / 1e6), 2),
+        number(run.median(|step| 100.0 * step.exposed_s / step.step_s), 1),
     ]
 }

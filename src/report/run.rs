@@ -2,56 +2,33 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
-
 use crate::deck::{Deck, DeckError};
+use crate::metrics::{History, MetricsError, Record, read_journal};
 
 /// Why a folder cannot be reported on.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// A file of the run is missing or unreadable.
-    #[error("{}: {reason}; a run folder holds deck.toml and metrics.jsonl", path.display())]
-    File {
+    /// The folder's `deck.toml` is missing or refused.
+    #[error("{0}; a run folder holds deck.toml and metrics.jsonl")]
+    Deck(DeckError),
+    /// The folder's `metrics.jsonl` is missing or damaged.
+    #[error("{0}; a run folder holds deck.toml and metrics.jsonl")]
+    Journal(MetricsError),
+    /// The drawing cannot be written.
+    #[error("{}: {reason}", path.display())]
+    Drawing {
         /// Which file.
         path: PathBuf,
-        /// What the system said.
-        reason: std::io::Error,
-    },
-    /// The journal has a line that is no record.
-    #[error("{}, line {line}: {reason}", path.display())]
-    Record {
-        /// The journal.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-        /// What is wrong.
+        /// What went wrong.
         reason: String,
     },
-    /// The run's own deck is refused.
-    #[error("{0}")]
-    Deck(DeckError),
 }
 
-/// A training step of the journal.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// From 1.
-    pub step: u64,
-    /// Nats a token.
-    pub loss: f64,
-    /// All the record's numbers by name.
-    numbers: Map<String, Value>,
-}
-
-/// A validation of the journal.
-#[derive(Clone, Debug)]
-pub struct Validation {
-    /// Steps trained before.
-    pub step: u64,
-    /// Nats a token.
-    pub loss: f64,
-    /// Bits a byte of text, where the tokenizer tells.
-    pub bits_per_byte: Option<f64>,
+impl ReportError {
+    /// Whether the user named something that is no run (exit code 2), rather than the machine failing (exit code 1).
+    pub fn is_bad_input(&self) -> bool {
+        !matches!(self, ReportError::Drawing { .. })
+    }
 }
 
 /// A run: its deck and what its journal says.
@@ -61,47 +38,29 @@ pub struct Run {
     pub folder: PathBuf,
     /// Its resolved deck.
     pub deck: Deck,
-    /// Training steps in order.
-    pub steps: Vec<Step>,
-    /// Validations in order.
-    pub valid: Vec<Validation>,
+    /// Steps and validations in order.
+    pub history: History,
 }
 
 impl Run {
-    /// Reads `deck.toml` and `metrics.jsonl`. A last line without its end is being written and is left out.
+    /// Reads `deck.toml` and `metrics.jsonl`.
     pub fn read(folder: &Path) -> Result<Run, ReportError> {
-        let deck_file = folder.join("deck.toml");
-        let read = |path: &Path| {
-            std::fs::read_to_string(path).map_err(|reason| ReportError::File { path: path.to_path_buf(), reason })
-        };
-        let deck = Deck::parse(&read(&deck_file)?, &deck_file, &[]).map_err(ReportError::Deck)?;
-        let path = folder.join("metrics.jsonl");
-        let journal = read(&path)?;
-        let mut run = Run { folder: folder.to_path_buf(), deck, steps: Vec::new(), valid: Vec::new() };
-        for (i, line) in journal.split_inclusive('\n').filter(|line| line.ends_with('\n')).enumerate() {
-            run.record(line).map_err(|reason| ReportError::Record { path: path.clone(), line: i + 1, reason })?;
-        }
-        Ok(run)
+        let deck = Deck::read(&folder.join("deck.toml"), &[]).map_err(ReportError::Deck)?;
+        let history = read_journal(&folder.join("metrics.jsonl")).map_err(ReportError::Journal)?;
+        Ok(Run { folder: folder.to_path_buf(), deck, history })
     }
 
-    /// A record is a validation if it has `valid_loss`, else a step; it may be both.
-    fn record(&mut self, line: &str) -> Result<(), String> {
-        let numbers: Map<String, Value> = serde_json::from_str(line).map_err(|error| error.to_string())?;
-        let number = |key: &str| numbers.get(key).and_then(Value::as_f64);
-        let step = numbers.get("step").and_then(Value::as_u64).ok_or("a record without its step")?;
-        if let Some(loss) = number("valid_loss") {
-            self.valid.push(Validation { step, loss, bits_per_byte: number("bits_per_byte") });
-        }
-        if let Some(loss) = number("loss") {
-            self.steps.push(Step { step, loss, numbers });
-        }
-        Ok(())
+    /// The folder's own name.
+    pub fn name(&self) -> String {
+        let whole = || self.folder.display().to_string();
+        self.folder.file_name().map_or_else(whole, |name| name.to_string_lossy().into_owned())
     }
 
-    /// Median over the steps that have this number; the first step, which warms up, is left out if there are others.
-    pub fn median(&self, key: &str) -> Option<f64> {
-        let warm = if self.steps.len() > 1 { &self.steps[1..] } else { &self.steps };
-        let mut values: Vec<f64> = warm.iter().filter_map(|step| step.numbers.get(key)?.as_f64()).collect();
+    /// Median of a number over the steps that know it; the first step, which warms up, is left out if there are others.
+    pub fn median(&self, number: impl Fn(&Record) -> f64) -> Option<f64> {
+        let steps = &self.history.steps;
+        let warm = if steps.len() > 1 { &steps[1..] } else { steps };
+        let mut values: Vec<f64> = warm.iter().map(number).filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
         values.get(values.len() / 2).copied()
     }
@@ -109,12 +68,12 @@ impl Run {
     /// What turns a loss into bits, and the unit: bits per byte where the tokenizer tells, else bits per token.
     pub fn bits(&self) -> (f64, &'static str) {
         use crate::data::TokenizerChoice::Bytes;
-        let measured = self.valid.iter().find_map(|valid| Some(valid.bits_per_byte? / valid.loss));
+        let measured = self.history.validations.iter().map(|valid| valid.bits_per_byte / valid.valid_loss);
         let per_token = 1.0 / std::f64::consts::LN_2;
-        match measured {
-            Some(factor) if factor.is_finite() => (factor, "bits per byte"),
-            _ if self.deck.data.text.is_some() && self.deck.data.tokenizer == Bytes => (per_token, "bits per byte"),
-            _ => (per_token, "bits per token"),
+        match measured.into_iter().find(|factor| factor.is_finite()) {
+            Some(factor) => (factor, "bits per byte"),
+            None if self.deck.data.text.is_some() && self.deck.data.tokenizer == Bytes => (per_token, "bits per byte"),
+            None => (per_token, "bits per token"),
         }
     }
 }
