@@ -11,7 +11,6 @@ use crate::fabric::FabricError;
 use crate::metrics::{InspectError, MetricsError};
 use crate::model::ShapeError;
 use crate::plan::Refusal;
-use crate::report::ReportError;
 use crate::train::Agreed;
 
 /// How long other ranks hold back an error that rank 0 may be about to report as well.
@@ -84,7 +83,6 @@ fn exit_of(error: &anyhow::Error) -> Exit {
             || cause.is::<Unusable>()
             || cause.downcast_ref().is_some_and(CheckpointError::is_bad_input)
             || cause.downcast_ref().is_some_and(MetricsError::is_bad_input)
-            || cause.downcast_ref().is_some_and(ReportError::is_bad_input)
             || match cause.downcast_ref() {
                 Some(InspectError::Checkpoint(error)) => error.is_bad_input(),
                 Some(InspectError::Metrics(error)) => error.is_bad_input(),

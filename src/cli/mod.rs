@@ -7,6 +7,7 @@ mod convert;
 mod generate;
 mod launch;
 mod plan;
+mod report;
 mod tokenize;
 mod train;
 
@@ -23,10 +24,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Train(args) => train::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Generate(args) => generate::run(&args),
-        Command::Report { runs } => {
-            print!("{}", crate::report::report(&runs)?);
-            Ok(Exit::Done)
-        }
+        Command::Report { runs } => report::run(&runs),
         Command::Inspect { file } => {
             print!("{}", crate::metrics::inspect(&file)?);
             Ok(Exit::Done)

@@ -19,22 +19,22 @@ const BASELINE: RGBColor = RGBColor(0x55, 0x55, 0x55);
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn draw(run: &Run, baselines: &[Baseline]) -> Result<PathBuf, ReportError> {
+pub fn draw(run: &Run) -> Result<PathBuf, ReportError> {
     let path = run.folder.join("loss.svg");
     let mut svg = String::new();
-    let failed = |reason| ReportError::Drawing { path: path.clone(), reason };
-    plot(&mut svg, run, baselines).map_err(|error| failed(error.to_string()))?;
+    let failed = |reason| ReportError { path: path.clone(), reason };
+    plot(&mut svg, run).map_err(|error| failed(error.to_string()))?;
     std::fs::write(&path, svg).map_err(|error| failed(error.to_string()))?;
     Ok(path)
 }
 
-fn plot(svg: &mut String, run: &Run, baselines: &[Baseline]) -> Result<(), Box<dyn std::error::Error>> {
+fn plot(svg: &mut String, run: &Run) -> Result<(), Box<dyn std::error::Error>> {
     let (bits, unit) = run.bits();
     let train = thin(run.history.steps.iter().map(|step| (step.step as f64, step.loss * bits)).collect());
     let valid = run.history.validations.iter().map(|valid| (valid.step as f64, valid.valid_loss * bits));
     let valid: Vec<(f64, f64)> = valid.collect();
     let last = train.iter().chain(&valid).map(|point| point.0).fold(1.0, f64::max);
-    let (low, high) = limits(&train, &valid, baselines);
+    let (low, high) = limits(&train, &valid, &run.baselines);
     let shown = |points: Vec<(f64, f64)>| points.into_iter().filter(move |point| point.1 <= high);
 
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
@@ -67,7 +67,7 @@ fn plot(svg: &mut String, run: &Run, baselines: &[Baseline]) -> Result<(), Box<d
             .label("validation")
             .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], VALID.stroke_width(3)));
     }
-    for baseline in baselines {
+    for baseline in &run.baselines {
         let ends = [(0.0, baseline.bits), (last, baseline.bits)];
         chart.draw_series(DashedLineSeries::new(ends, 6, 4, BASELINE.stroke_width(1)))?;
         let text = format!("{}: {:.2}", baseline.name, baseline.bits);

@@ -4,71 +4,42 @@ mod curve;
 mod run;
 mod table;
 
-pub use run::{ReportError, Run};
+pub use run::{Baseline, Run};
 pub use table::Table;
 
 use std::path::PathBuf;
 
-use crate::data::baseline::WittenBell;
-use crate::deck::Deck;
-
-/// Lengths of context, in bytes, of the table models that runs are compared with.
-const CONTEXTS: [usize; 2] = [3, 4];
-
-/// What a table model achieves on a run's validation text.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Baseline {
-    /// For legends and tables.
-    pub name: String,
-    /// Bits per byte.
-    pub bits: f64,
-}
-
-/// Witten-Bell models of the deck's own split; none if its tokens are no bytes, or nothing validates.
-pub fn baselines(deck: &Deck) -> Vec<Baseline> {
-    let data = match deck.dataset(256) {
-        Ok(data) => data,
-        Err(error) => {
-            log::warn!("no baselines: {error}");
-            return Vec::new();
-        }
-    };
-    let Some((train, valid)) = data.text() else { return Vec::new() };
-    let baseline = |context| Baseline {
-        name: format!("Witten-Bell, {context} bytes of context"),
-        bits: WittenBell::train(train, context).bits_per_byte(valid),
-    };
-    CONTEXTS.map(baseline).into()
+/// A drawing cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
+pub struct ReportError {
+    /// Which file.
+    pub path: PathBuf,
+    /// What went wrong.
+    pub reason: String,
 }
 
 /// Compares runs in a Markdown table and draws `loss.svg` into the folder of each.
 ///
 /// # Errors
-/// If a folder holds no run, or the drawing cannot be written.
-pub fn report(folders: &[PathBuf]) -> Result<String, ReportError> {
-    let runs: Vec<Run> = folders.iter().map(|folder| Run::read(folder)).collect::<Result<_, _>>()?;
+/// If a drawing cannot be written.
+pub fn report(runs: &[Run]) -> Result<String, ReportError> {
     let columns = ["run", "system", "steps", "train loss", "valid loss", "bits/byte", "tokens/s", "MFU %"];
     let columns = columns.into_iter().chain(["between groups MB/step", "inside MB/step", "exposed comm %"]);
     let mut table = Table::new(columns.map(String::from).collect());
-    let mut notes = String::new();
-    // Runs of one comparison mostly share their data.
-    let mut known: Vec<(&Deck, Vec<Baseline>)> = Vec::new();
-    for run in &runs {
+    let (mut baselines, mut curves) = (Vec::new(), String::new());
+    for run in runs {
         table.row(row(run));
-        let shared = known.iter().find(|(deck, _)| deck.data == run.deck.data);
-        let baselines = shared.map_or_else(|| baselines(&run.deck), |(_, baselines)| baselines.clone());
-        let path = curve::draw(run, &baselines)?;
-        for baseline in &baselines {
-            if shared.is_none() {
-                notes += &format!("{}: {:.3} bits per byte\n", baseline.name, baseline.bits);
+        curves += &format!("loss curve: {}\n", curve::draw(run)?.display());
+        // Runs of one comparison mostly share their text.
+        for Baseline { name, bits } in &run.baselines {
+            let line = format!("{name}: {bits:.3} bits per byte\n");
+            if !baselines.contains(&line) {
+                baselines.push(line);
             }
         }
-        notes += &format!("loss curve: {}\n", path.display());
-        if shared.is_none() {
-            known.push((&run.deck, baselines));
-        }
     }
-    Ok(format!("{table}\n{notes}"))
+    Ok(format!("{table}\n{}{curves}", baselines.concat()))
 }
 
 /// Medians leave out the first step; a number that nothing knows is a dash.
@@ -80,7 +51,7 @@ fn row(run: &Run) -> Vec<String> {
     let (last, valid) = (run.history.steps.last(), run.history.validations.last());
     vec![
         run.name(),
-        run.deck.system.name().into(),
+        run.system.clone(),
         last.map_or(0, |step| step.step).to_string(),
         number(last.map(|step| step.loss), 4),
         number(valid.map(|valid| valid.valid_loss), 4),

@@ -1,55 +1,34 @@
-//! A run folder, read back.
+//! What is reported of a run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::deck::{Deck, DeckError};
-use crate::metrics::{History, MetricsError, Record, read_journal};
+use crate::metrics::{History, Record};
 
-/// Why a folder cannot be reported on.
-#[derive(Debug, thiserror::Error)]
-pub enum ReportError {
-    /// The folder's `deck.toml` is missing or refused.
-    #[error("{0}; a run folder holds deck.toml and metrics.jsonl")]
-    Deck(DeckError),
-    /// The folder's `metrics.jsonl` is missing or damaged.
-    #[error("{0}; a run folder holds deck.toml and metrics.jsonl")]
-    Journal(MetricsError),
-    /// The drawing cannot be written.
-    #[error("{}: {reason}", path.display())]
-    Drawing {
-        /// Which file.
-        path: PathBuf,
-        /// What went wrong.
-        reason: String,
-    },
+/// What a table model achieves on a run's validation text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Baseline {
+    /// For legends and tables.
+    pub name: String,
+    /// Bits per byte.
+    pub bits: f64,
 }
 
-impl ReportError {
-    /// Whether the user named something that is no run (exit code 2), rather than the machine failing (exit code 1).
-    pub fn is_bad_input(&self) -> bool {
-        !matches!(self, ReportError::Drawing { .. })
-    }
-}
-
-/// A run: its deck and what its journal says.
-#[derive(Debug)]
+/// A run, read back.
+#[derive(Clone, Debug)]
 pub struct Run {
-    /// The folder.
+    /// Its folder.
     pub folder: PathBuf,
-    /// Its resolved deck.
-    pub deck: Deck,
+    /// Its parallel system.
+    pub system: String,
+    /// Whether its tokens are the bytes of a text.
+    pub bytes: bool,
     /// Steps and validations in order.
     pub history: History,
+    /// What it is compared with.
+    pub baselines: Vec<Baseline>,
 }
 
 impl Run {
-    /// Reads `deck.toml` and `metrics.jsonl`.
-    pub fn read(folder: &Path) -> Result<Run, ReportError> {
-        let deck = Deck::read(&folder.join("deck.toml"), &[]).map_err(ReportError::Deck)?;
-        let history = read_journal(&folder.join("metrics.jsonl")).map_err(ReportError::Journal)?;
-        Ok(Run { folder: folder.to_path_buf(), deck, history })
-    }
-
     /// The folder's own name.
     pub fn name(&self) -> String {
         let whole = || self.folder.display().to_string();
@@ -67,13 +46,11 @@ impl Run {
 
     /// What turns a loss into bits, and the unit: bits per byte where the tokenizer tells, else bits per token.
     pub fn bits(&self) -> (f64, &'static str) {
-        use crate::data::TokenizerChoice::Bytes;
-        let measured = self.history.validations.iter().map(|valid| valid.bits_per_byte / valid.valid_loss);
+        let mut measured = self.history.validations.iter().map(|valid| valid.bits_per_byte / valid.valid_loss);
         let per_token = 1.0 / std::f64::consts::LN_2;
-        match measured.into_iter().find(|factor| factor.is_finite()) {
+        match measured.find(|factor| factor.is_finite()) {
             Some(factor) => (factor, "bits per byte"),
-            None if self.deck.data.text.is_some() && self.deck.data.tokenizer == Bytes => (per_token, "bits per byte"),
-            None => (per_token, "bits per token"),
+            None => (per_token, if self.bytes { "bits per byte" } else { "bits per token" }),
         }
     }
 }
