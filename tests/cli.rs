@@ -131,6 +131,55 @@ fn bad_decks_are_refused() {
     refused(folder.path(), &["plan", "missing.toml"], &["missing.toml", "No such file"]);
 }
 
+/// Bad data is found before anything is written: exit code 2, one line, no run folder.
+#[test]
+fn bad_data_is_refused_by_train() {
+    let cases: [(String, &[&str]); 6] = [
+        (with("text.txt", "missing.txt"), &["missing.txt", "No such file"]),
+        (with("text.txt", "empty.txt"), &["empty.txt", "the file is empty"]),
+        (with("seq = 8", "seq = 8000"), &["text.txt", "data.seq = 8000 needs 8001 tokens, but there are 620"]),
+        (with("heads = 4", "heads = 4\nvocab = 100"), &["text.txt", "has id 110, but the vocabulary is 0 to 99"]),
+        (with("text = \"text.txt\"", "tokens = \"odd.bin\""), &["odd.bin", "7 bytes are no multiple"]),
+        (with("seq = 8", "seq = 8\ntokenizer = \"deck.toml\""), &["deck.toml", "no tokenizer.json"]),
+    ];
+    for (deck, words) in &cases {
+        let folder = folder(deck);
+        std::fs::write(folder.path().join("empty.txt"), "").unwrap();
+        std::fs::write(folder.path().join("odd.bin"), [0; 7]).unwrap();
+        refused(folder.path(), &["train", "deck.toml", "--set", "run.folder=run"], words);
+        assert!(!folder.path().join("run").exists(), "{words:?}: a run folder was made");
+    }
+}
+
+/// A few steps from deck to text: the journal goes to standard output as JSON, the run folder is complete, a second run
+/// does not overwrite it, and its checkpoint speaks.
+#[test]
+#[cfg(feature = "hdf5")]
+fn a_run_trains_generates_and_reports() {
+    let folder = folder(&with("seq = 8", "seq = 8\nvalid = 0.2"));
+    let args = ["train", "deck.toml", "--json", "--set", "run.folder=run", "--set", "run.steps=3"];
+    let output = tawpipe(folder.path(), &args).output().unwrap();
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success(), "{err}");
+    let steps: Vec<u64> = out
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|record| record.get("loss").is_some())
+        .map(|record| record["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, [1, 2, 3], "{out}");
+    for file in ["deck.toml", "metrics.jsonl", "metrics.h5", "checkpoints/step_3.h5", "DONE"] {
+        assert!(folder.path().join("run").join(file).exists(), "no {file}");
+    }
+    refused(folder.path(), &args, &["run", "--resume"]);
+    let generate = ["generate", "run", "--prompt", "In the", "--tokens", "5"];
+    let output = tawpipe(folder.path(), &generate).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && text.starts_with("In the"), "{text}");
+    tawpipe(folder.path(), &["report", "run"]).assert().success();
+    assert!(folder.path().join("run/loss.svg").exists());
+}
+
 /// A mistyped `--set` names itself, not the file, and the nearest key.
 #[test]
 fn set_suggests_the_nearest_key() {

@@ -20,8 +20,6 @@ pub use stop::Stop;
 
 use crate::deck::Deck;
 use crate::exit::Exit;
-#[cfg(not(feature = "mpi"))]
-use crate::fabric::Solo;
 use crate::fabric::Wire;
 use crate::plan::Split;
 
@@ -50,8 +48,8 @@ pub fn train(deck: &Deck, options: TrainOptions) -> anyhow::Result<Exit> {
     {
         use crate::fabric::mpi::World;
         let world = World::start()?;
-        let wire =
-            |splits: &[Split]| (world.groups().ranks() > 1).then(|| Box::new(world.wire(splits)) as Box<dyn Wire>);
+        // Also for one rank: its plan may have lanes of communication with nobody to talk to.
+        let wire = |splits: &[Split]| Some(Box::new(world.wire(splits)) as Box<dyn Wire>);
         let groups = world.groups().clone();
         let outcome = run(deck, options, &world, &groups, &wire, &stop);
         match outcome {
@@ -67,5 +65,10 @@ pub fn train(deck: &Deck, options: TrainOptions) -> anyhow::Result<Exit> {
         }
     }
     #[cfg(not(feature = "mpi"))]
-    run(deck, options, &Solo, &crate::cluster::Groups::new(&[1]), &|_| None, &stop)
+    {
+        use crate::fabric::local::{LocalOptions, world};
+        let alone = world(1, LocalOptions::default()).remove(0);
+        let wire = |_: &[Split]| Some(Box::new(alone.wire()) as Box<dyn Wire>);
+        run(deck, options, &alone, &crate::cluster::Groups::new(&[1]), &wire, &stop)
+    }
 }
