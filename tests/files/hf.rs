@@ -1,6 +1,7 @@
 //! Hugging Face folders: what is read, what is written, what is refused.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -209,6 +210,31 @@ fn damaged_folders_are_refused() {
     assert!(open(folder.path()).err().unwrap().to_string().contains("neither a Hugging Face folder"));
 }
 
+/// Any flipped bit of a safetensors header is refused, or leaves every tensor what it was; none makes us panic.
+#[test]
+fn flipped_headers_are_refused_or_harmless() {
+    let folder = TempDir::new().unwrap();
+    let model = copy(&folder);
+    let path = model.join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let size = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let wanted = weights(&HfFolder::open(&model).unwrap());
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    let mut harmless = Vec::new();
+    for at in 0..size {
+        let flipped = bytes[at] ^ (1 << (at % 8));
+        file.write_all_at(&[flipped], at as u64).unwrap();
+        match HfFolder::open(&model) {
+            Ok(read) if weights(&read) == wanted => harmless.push(at),
+            Ok(_) => panic!("byte {at} of the header changed the model unnoticed"),
+            Err(error) => assert!(error.is_bad_input() && !error.to_string().contains('\n'), "{error}"),
+        }
+        file.write_all_at(&bytes[at..=at], at as u64).unwrap();
+    }
+    println!("{} of {size} flips are harmless", harmless.len());
+    assert!(harmless.len() < size / 20, "spaces and metadata only: {harmless:?}");
+}
+
 /// Splits a folder's only file in two with an index; an index that promises too much, or points elsewhere, is refused.
 #[test]
 fn sharded_folders_are_read() {
@@ -281,6 +307,16 @@ fn export_round_trips() {
         let expected: Vec<Vec<f32>> = wanted.iter().map(|t| t.iter().map(|&x| rounded(x)).collect()).collect();
         assert_eq!(weights(&read), expected);
         assert_eq!(fs::read_to_string(to.join("tokenizer.json")).unwrap(), "{}");
+        // A flipped bit that leaves every value plausible is found by the checksums that exports carry.
+        read.check(0, 2).and(read.check(1, 2)).expect("sound");
+        let file = to.join("model.safetensors");
+        let mut bytes = fs::read(&file).unwrap();
+        let last = bytes.len() - width.bytes();
+        bytes[last] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let shares = [0, 1].map(|part| HfFolder::open(&to).unwrap().check(part, 2));
+        let errors: Vec<_> = shares.into_iter().filter_map(Result::err).collect();
+        assert!(errors.len() == 1 && errors[0].to_string().contains("does not match its checksum"), "{errors:?}");
         let error = export(&source, &to, &options).unwrap_err();
         assert!(error.to_string().contains("is not empty"), "{error}");
     }

@@ -1,5 +1,6 @@
 //! A Hugging Face folder from any model on disk, one buffer of memory.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -7,7 +8,11 @@ use std::path::Path;
 use half::{bf16, f16};
 use safetensors::tensor::{Metadata, TensorInfo};
 
+use crate::model::Param;
+
+use super::super::checksum::checksum;
 use super::super::{CheckpointError, Result, Source, tensors};
+use super::tensors::CHECKSUMS;
 use super::{Width, write_config};
 
 /// Elements in memory at a time.
@@ -55,8 +60,9 @@ fn write_weights(source: &dyn Source, path: &Path, width: Width) -> Result<()> {
         end += width.bytes() * param.len();
         (param.name.clone(), TensorInfo { dtype: width.dtype(), shape: param.dims(), data_offsets: (start, end) })
     });
+    let sums = serde_json::to_string(&checksums(source, &params, width)?).expect("plain data");
     // transformers looks for "format".
-    let about = [("format".to_string(), "pt".to_string())].into();
+    let about = [("format".to_string(), "pt".to_string()), (CHECKSUMS.to_string(), sums)].into();
     let metadata = Metadata::new(Some(about), infos.collect()).expect("offsets ascend without gaps");
     let mut header = serde_json::to_vec(&metadata).expect("plain data");
     // Spaces, so that tensors start at multiples of 8 bytes.
@@ -80,6 +86,22 @@ fn write_weights(source: &dyn Source, path: &Path, width: Width) -> Result<()> {
     out.flush().map_err(CheckpointError::write(path))?;
     drop(out);
     file.sync_all().map_err(CheckpointError::write(path))
+}
+
+/// Checksum of every tensor as it will be stored.
+fn checksums(source: &dyn Source, params: &[Param], width: Width) -> Result<BTreeMap<String, u64>> {
+    let mut values = vec![0.0; BUFFER];
+    let of = |param: &Param| {
+        let mut sum = 0u64;
+        for start in (0..param.len()).step_by(BUFFER) {
+            let part = &mut values[..BUFFER.min(param.len() - start)];
+            source.read(&param.name, start, part)?;
+            part.iter_mut().for_each(|x| *x = width.round(*x));
+            sum = sum.wrapping_add(checksum(start, part));
+        }
+        Ok((param.name.clone(), sum))
+    };
+    params.iter().map(of).collect()
 }
 
 /// f32 to little-endian bytes, rounded to nearest even.

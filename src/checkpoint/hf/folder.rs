@@ -48,7 +48,7 @@ impl HfFolder {
             return Err(CheckpointError::damaged(path, text));
         };
         let folder = HfFolder { path: path.to_path_buf(), shape, files, home };
-        folder.check(&list)?;
+        folder.complete(&list)?;
         Ok(folder)
     }
 
@@ -63,7 +63,7 @@ impl HfFolder {
     }
 
     /// Every tensor of the model is there and right, and no other is.
-    fn check(&self, list: &Path) -> Result<()> {
+    fn complete(&self, list: &Path) -> Result<()> {
         let params = tensors(&self.shape);
         for param in &params {
             let Some(&file) = self.home.get(&param.name) else {
@@ -143,5 +143,10 @@ impl Source for HfFolder {
             Some(&file) => self.files[file].read(name, start, out),
             None => Err(CheckpointError::tensor(&self.path, name, "is missing")),
         }
+    }
+
+    fn check(&self, part: usize, parts: usize) -> Result<()> {
+        let mut mine = tensors(&self.shape).into_iter().enumerate().filter(|(index, _)| index % parts == part);
+        mine.try_for_each(|(_, param)| self.files[self.home[&param.name]].check(&param.name))
     }
 }

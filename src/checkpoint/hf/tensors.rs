@@ -9,7 +9,14 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata};
 use serde::{Deserialize, Serialize};
 
+use super::super::checksum::checksum;
 use super::super::{CheckpointError, Result};
+
+/// Key in the header's metadata under which tawpipe puts checksums: JSON, tensor name to number.
+pub(super) const CHECKSUMS: &str = "tawpipe.checksums";
+
+/// Weights beyond this are damage: a flipped high bit of the exponent gives such numbers, training never does.
+const LARGEST: f32 = 1e10;
 
 /// Longest header that is believed, in bytes; safetensors itself has this limit.
 const MAX_HEADER: u64 = 100_000_000;
@@ -79,6 +86,8 @@ pub struct TensorFile {
     pub(super) path: PathBuf,
     file: File,
     pub(super) places: HashMap<String, Place>,
+    /// Of the tensors' values as f32; empty in files that others wrote.
+    checksums: HashMap<String, u64>,
 }
 
 impl TensorFile {
@@ -110,7 +119,11 @@ impl TensorFile {
             (name, Place { offset, dims: info.shape.clone(), width, dtype })
         });
         let places = places.collect();
-        Ok(TensorFile { path: path.to_path_buf(), file, places })
+        let checksums = metadata.metadata().as_ref().and_then(|about| about.get(CHECKSUMS));
+        let checksums = checksums.map_or(Ok(HashMap::new()), |text| serde_json::from_str(text));
+        let checksums =
+            checksums.map_err(|error| CheckpointError::damaged(path, format!("{CHECKSUMS} in its header: {error}")))?;
+        Ok(TensorFile { path: path.to_path_buf(), file, places, checksums })
     }
 
     /// Names of all tensors, sorted.
@@ -126,7 +139,25 @@ impl TensorFile {
         self.names().into_iter().map(of).collect()
     }
 
-    /// Reads elements of a tensor as f32, from element `start` (row by row) on. A value that is no number is an error.
+    /// Compares a tensor with its checksum; nothing to compare in files that others wrote.
+    pub fn check(&self, name: &str) -> Result<()> {
+        let (Some(place), Some(&wanted)) = (self.places.get(name), self.checksums.get(name)) else { return Ok(()) };
+        let len: usize = place.dims.iter().product();
+        let mut buffer = vec![0.0; BUFFER.min(len)];
+        let mut sum = 0u64;
+        for start in (0..len).step_by(BUFFER) {
+            let part = &mut buffer[..BUFFER.min(len - start)];
+            self.read(name, start, part)?;
+            sum = sum.wrapping_add(checksum(start, part));
+        }
+        if sum == wanted {
+            return Ok(());
+        }
+        Err(CheckpointError::tensor(&self.path, name, "is damaged: it does not match its checksum"))
+    }
+
+    /// Reads elements of a tensor as f32, from element `start` (row by row) on. A value that can be no weight (NaN,
+    /// infinite, above 1e10) is an error.
     pub fn read(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
         let error = |problem: String| CheckpointError::tensor(&self.path, name, problem);
         let place = self.places.get(name).ok_or_else(|| error("is missing".into()))?;
@@ -142,11 +173,22 @@ impl TensorFile {
             let at = place.offset + (width.bytes() * first) as u64;
             self.file.read_exact_at(bytes, at).map_err(CheckpointError::read(&self.path))?;
             convert(width, bytes, part);
-            if let Some(bad) = part.iter().position(|x| !x.is_finite()) {
+            if let Some(bad) = part.iter().position(|x| x.is_nan() || x.abs() > LARGEST) {
                 return Err(error(format!("is damaged: element {} is {}", first + bad, part[bad])));
             }
         }
         Ok(())
+    }
+}
+
+impl Width {
+    /// What a value becomes by being stored: rounded to nearest even.
+    pub(super) fn round(self, x: f32) -> f32 {
+        match self {
+            Width::F32 => x,
+            Width::Bf16 => bf16::from_f32(x).to_f32(),
+            Width::F16 => f16::from_f32(x).to_f32(),
+        }
     }
 }
 
