@@ -44,6 +44,14 @@ pub enum FabricError {
         /// Bytes that were expected.
         expected: usize,
     },
+    /// A rank does not take part in what all ranks do between steps.
+    #[error("rank {peer} has not answered for {seconds} s")]
+    Silent {
+        /// Which rank.
+        peer: Rank,
+        /// For how long.
+        seconds: u64,
+    },
     /// Another rank of this process failed.
     #[error("rank {0} failed")]
     Peer(Rank),

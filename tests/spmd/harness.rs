@@ -127,8 +127,13 @@ mod mpi {
     pub const MODE: &str = "TAWPIPE_SPMD";
 
     /// Launches of their own: what ends badly, and what needs MPI's own counters.
-    pub const LAUNCHES: [(&str, fn()); 4] =
-        [("watchdog", watchdog), ("panic", panic), ("singletons", singletons), ("monitoring", monitoring)];
+    pub const LAUNCHES: [(&str, fn()); 5] = [
+        ("watchdog", watchdog),
+        ("silence", silence),
+        ("panic", panic),
+        ("singletons", singletons),
+        ("monitoring", monitoring),
+    ];
 
     /// Runs as one rank of an MPI job.
     pub fn rank(mode: &str, cases: &[&Case]) {
@@ -159,6 +164,13 @@ mod mpi {
                     abort(1);
                 }
                 std::thread::sleep(Duration::from_secs(60));
+            }
+            "silence" => {
+                world.set_patience(Duration::from_secs(1));
+                if world.rank() == 1 {
+                    std::thread::sleep(Duration::from_secs(60));
+                }
+                world.barrier();
             }
             "panic" => training::panic(&context).unwrap(),
             "monitoring" => {
@@ -212,6 +224,13 @@ mod mpi {
         let (output, text) = output(mpirun(3, "watchdog", &[]));
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains("no progress for 1 s: train op"), "{text}");
+    }
+
+    /// One rank does not come to a barrier: the job ends, and the message names it.
+    fn silence() {
+        let (output, text) = output(mpirun(3, "silence", &[]));
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("rank 1 has not answered for 1 s"), "{text}");
     }
 
     /// One rank panics in mid-step while its communication thread and the others wait: the job ends with code 1 and the

@@ -1,5 +1,7 @@
 //! Agreements between main threads over MPI.
 
+use std::time::Instant;
+
 use mpi::ffi;
 use mpi::raw::AsRaw;
 
@@ -13,9 +15,10 @@ const TAG: std::ffi::c_int = 2;
 impl World {
     /// Runs started requests to their end, asleep in between: who waits for a rank that writes a checkpoint must not
     /// take its core.
-    fn finish_requests(&self, mut requests: Vec<ffi::MPI_Request>) -> Result<(), FabricError> {
+    fn finish_requests(&self, peer: usize, mut requests: Vec<ffi::MPI_Request>) -> Result<(), FabricError> {
         // Pieces are completed from the back of the list.
         requests.reverse();
+        let start = Instant::now();
         let mut looks = 0;
         loop {
             // SAFETY: the requests were just started by the caller.
@@ -27,6 +30,9 @@ impl World {
             if looks > 100 {
                 std::thread::sleep(NAP);
             }
+            if start.elapsed() > self.patience() {
+                return Err(FabricError::Silent { peer, seconds: self.patience().as_secs() });
+            }
         }
     }
 
@@ -35,11 +41,12 @@ impl World {
         let mut requests = Vec::new();
         let raw = self.comm().as_raw();
         for part in [&length[..], bytes] {
-            // SAFETY: the slices outlive the requests, which end before this function does.
+            // SAFETY: the slices outlive the requests: those are complete when this function returns, or its error ends
+            // the process.
             unsafe { super::send(raw, to as _, TAG, part.as_ptr() as usize, part.len(), &mut requests)? };
         }
         self.count(to, length.len() + bytes.len());
-        self.finish_requests(requests)
+        self.finish_requests(to, requests)
     }
 
     fn receive_bytes(&self, from: usize) -> Result<Vec<u8>, FabricError> {
@@ -53,9 +60,10 @@ impl World {
     fn receive_into(&self, from: usize, into: &mut [u8]) -> Result<(), FabricError> {
         let mut requests = Vec::new();
         let address = into.as_mut_ptr() as usize;
-        // SAFETY: the slice outlives the requests, which end before this function does.
+        // SAFETY: the slice outlives the requests: those are complete when this function returns, or its error ends the
+        // process.
         unsafe { super::receive(self.comm().as_raw(), from as _, TAG, address, into.len(), &mut requests)? };
-        self.finish_requests(requests)
+        self.finish_requests(from, requests)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Start and end of MPI, groups of ranks, communicators.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::sync::Once;
+use std::time::Duration;
 
 use mpi::Threading;
 use mpi::environment::Universe;
@@ -30,7 +31,12 @@ pub struct World {
     rank: Rank,
     /// What [`crate::fabric::Control`] has sent.
     sent: RefCell<Sent>,
+    patience: Cell<Duration>,
 }
+
+/// How long [`crate::fabric::Control`] waits for a rank, unless told otherwise: long enough for one that reads a corpus
+/// or writes a large checkpoint while the others wait.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 impl World {
     /// Starts MPI and numbers the ranks: node by node (ranks that share memory are a node), and within a node as
@@ -71,6 +77,7 @@ impl World {
             groups: Groups::new(&by_node),
             rank,
             sent: RefCell::new(Sent::new(ranks)),
+            patience: Cell::new(PATIENCE),
         })
     }
 
@@ -91,6 +98,15 @@ impl World {
     pub fn regroup(&mut self, groups: Groups) {
         assert_eq!(groups.ranks(), self.groups.ranks(), "groups of another number of ranks");
         self.groups = groups;
+    }
+
+    /// How long [`crate::fabric::Control`] waits for a rank before the job ends.
+    pub fn set_patience(&self, patience: Duration) {
+        self.patience.set(patience);
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.patience.get()
     }
 
     /// Bytes this rank has sent through [`crate::fabric::Control`].
