@@ -26,7 +26,7 @@ impl Tokens {
         if bytes == 0 {
             return Err(DataError::Empty(path.to_path_buf()));
         }
-        if bytes % kind.bytes() != 0 {
+        if !bytes.is_multiple_of(kind.bytes()) {
             return Err(DataError::Ragged { path: path.to_path_buf(), bytes, width: kind.bytes() });
         }
         // SAFETY: read-only and private. Bytes another process changes in the meantime are still valid token ids; a

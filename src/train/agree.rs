@@ -26,13 +26,13 @@ impl Agreed {
 pub fn agree<T>(control: &dyn Control, exit: Exit, outcome: anyhow::Result<T>) -> anyhow::Result<T> {
     let mine = outcome.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
     let mut verdict = Vec::new();
-    if let Some(all) = control.gather(mine.as_bytes()) {
-        if let Some((rank, text)) = all.iter().enumerate().find(|(_, text)| !text.is_empty()) {
-            let text = String::from_utf8_lossy(text);
-            // Rank 0 looks at files for all, and what every rank finds is no news of one rank.
-            let alone = rank > 0 && all.iter().any(|other| *other != all[rank]);
-            verdict = if alone { format!("rank {rank}: {text}") } else { text.into_owned() }.into_bytes();
-        }
+    if let Some(all) = control.gather(mine.as_bytes())
+        && let Some((rank, text)) = all.iter().enumerate().find(|(_, text)| !text.is_empty())
+    {
+        let text = String::from_utf8_lossy(text);
+        // Rank 0 looks at files for all, and what every rank finds is no news of one rank.
+        let alone = rank > 0 && all.iter().any(|other| *other != all[rank]);
+        verdict = if alone { format!("rank {rank}: {text}") } else { text.into_owned() }.into_bytes();
     }
     control.broadcast(0, &mut verdict);
     match outcome {

@@ -44,12 +44,12 @@ fn norms() {
             let (s, w, d, r) = (sum.wide(), weight.wide(), dout.wide(), inverse.wide());
             let mut dweight = vec![0.0; dim];
             let mut dx = vec![0.0; rows * dim];
-            for i in 0..rows {
+            for (i, r) in r.iter().enumerate() {
                 let at = |j: usize| i * dim + j;
                 let product: f64 = (0..dim).map(|j| d[at(j)] * w[j] * s[at(j)]).sum();
                 for j in 0..dim {
-                    dx[at(j)] = d[at(j)] * w[j] * r[i] - s[at(j)] * r[i].powi(3) * product / dim as f64;
-                    dweight[j] += d[at(j)] * s[at(j)] * r[i];
+                    dx[at(j)] = d[at(j)] * w[j] * r - s[at(j)] * r.powi(3) * product / dim as f64;
+                    dweight[j] += d[at(j)] * s[at(j)] * r;
                 }
             }
             let scratch = Buffer::new(NORM_PARTS * dim, Dtype::F32);
