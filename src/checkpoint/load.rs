@@ -42,14 +42,20 @@ impl Checkpoint {
         self.check(0, 1)
     }
 
-    /// Reads elements of a tensor's weights or moments, from element `start`, without checking them.
+    /// Reads elements of a tensor's weights or moments, from element `start` on. A tensor read whole is compared with its
+    /// checksum.
     pub fn read_state(&self, state: State, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
         let params = tensors(&self.table.header.shape);
         let index = by_name(&params);
         let Some(&index) = index.get(name) else {
             return Err(CheckpointError::tensor(&self.path, name, "is no tensor of this model"));
         };
-        read(&self.path, &self.file, &self.table.extents[index][state as usize], start, out)
+        let extent = &self.table.extents[index][state as usize];
+        read(&self.path, &self.file, extent, start, out)?;
+        if out.len() == extent.len && checksum(0, out) != extent.checksum {
+            return Err(mismatch(&self.path, state, name));
+        }
+        Ok(())
     }
 }
 
@@ -154,8 +160,7 @@ pub(super) fn verify(path: &Path, table: &Table, mine: impl Fn(usize) -> bool) -
                 sum = sum.wrapping_add(checksum(start, part));
             }
             if sum != extent.checksum {
-                let text = format!("is damaged: {}/{} does not match its checksum", state.group(), param.name);
-                return Err(CheckpointError::damaged(path, text));
+                return Err(mismatch(path, state, &param.name));
             }
         }
     }
@@ -169,4 +174,8 @@ fn read(path: &Path, file: &File, extent: &Extent, start: usize, out: &mut [f32]
     }
     let bytes = bytemuck::cast_slice_mut(out);
     file.read_exact_at(bytes, extent.offset + 4 * start as u64).map_err(CheckpointError::read(path))
+}
+
+fn mismatch(path: &Path, state: State, name: &str) -> CheckpointError {
+    CheckpointError::damaged(path, format!("is damaged: {}/{name} does not match its checksum", state.group()))
 }

@@ -31,7 +31,7 @@ pub use layout::{Header, State};
 pub use load::{Checkpoint, load, resume};
 pub use piece::{Piece, PieceMut, pieces, pieces_mut, tensors};
 pub use save::save;
-pub use source::{Source, open, start};
+pub use source::{Source, open};
 
 /// What most of this room's functions return.
 pub type Result<T> = std::result::Result<T, CheckpointError>;

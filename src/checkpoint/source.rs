@@ -2,13 +2,10 @@
 
 use std::path::Path;
 
-use crate::fabric::Control;
 use crate::model::ModelShape;
 
-use super::agree::agree;
 use super::hf::HfFolder;
-use super::layout::same_model;
-use super::{Checkpoint, CheckpointError, PieceMut, Result};
+use super::{Checkpoint, CheckpointError, Result};
 
 /// A model on disk: a checkpoint or a Hugging Face folder.
 pub trait Source {
@@ -16,9 +13,11 @@ pub trait Source {
     fn path(&self) -> &Path;
     /// The model's shape.
     fn shape(&self) -> &ModelShape;
-    /// Reads elements of a tensor as f32, from element `start` (row by row) on; a tied head is the embedding.
+    /// Reads elements of a tensor as f32, from element `start` (row by row) on; a tied head is the embedding. A tensor
+    /// read whole is compared with its checksum, if it has one.
     fn read(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()>;
-    /// Checks share `part` of `parts` of the numbers against their checksums, if there are any.
+    /// Reads share `part` of `parts` of the model and compares it with its checksums, if there are any: for readers of
+    /// parts of tensors.
     fn check(&self, part: usize, parts: usize) -> Result<()> {
         let _ = (part, parts);
         Ok(())
@@ -26,7 +25,7 @@ pub trait Source {
 }
 
 /// Opens what `model.from` names: a Hugging Face folder, a checkpoint file, or the newest checkpoint in a run folder.
-/// Everything is checked but the numbers, which [`Source::check`] does.
+/// Everything is checked but the numbers.
 pub fn open(path: &Path) -> Result<Box<dyn Source>> {
     if path.is_file() {
         return Ok(Box::new(Checkpoint::open(path)?));
@@ -45,18 +44,4 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>> {
         "does not exist; expected a Hugging Face folder, a checkpoint (step_N.h5) or a run folder"
     };
     Err(CheckpointError::damaged(path, problem))
-}
-
-/// Collective. Fills the weights of the ranks' pieces from what `model.from` names and leaves their moments alone: a
-/// new run from another's weights. All ranks return the same.
-pub fn start(path: &Path, shape: &ModelShape, pieces: &mut [PieceMut], control: &dyn Control) -> Result<()> {
-    let outcome = (|| {
-        let source = open(path)?;
-        same_model(source.path(), source.shape(), shape)?;
-        for piece in pieces {
-            source.read(piece.name, piece.start, piece.weights)?;
-        }
-        source.check(control.rank(), control.size())
-    })();
-    agree(control, outcome)
 }

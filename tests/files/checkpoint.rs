@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tawpipe::checkpoint::hf::{ExportOptions, Width, export};
 use tawpipe::checkpoint::{
-    Checkpoint, CheckpointError, Header, Piece, Source, checkpoints, inspect, load, prune, resume, save, start,
+    Checkpoint, CheckpointError, Header, Piece, Source, checkpoints, inspect, load, open, prune, resume, save, tensors,
 };
 use tawpipe::fabric::{Control, Solo};
 use tawpipe::model::ModelShape;
@@ -73,44 +73,48 @@ fn replicas_and_parts_are_read() {
     });
 }
 
-/// A new run takes the weights of a checkpoint or a Hugging Face folder, checked, and leaves its moments alone.
+/// A checkpoint, its run folder and its export are the same model to whoever reads weights; a flipped bit is found by
+/// reading its tensor whole or by checking the shares, and nothing is exported from it.
 #[test]
-fn a_new_run_starts_from_other_weights() {
+fn weights_are_read_from_anywhere_and_checked() {
     let folder = TempDir::new().unwrap();
     let shape = shape(true);
-    let (path, written) = saved(folder.path(), &shape, 1, 2);
+    let (path, written) = saved(&folder.path().join("checkpoints"), &shape, 1, 2);
     let all = whole(&written);
     let exported = folder.path().join("hf");
     let options = ExportOptions { width: Width::F32, positions: 8, tokenizer: None };
-    export(&Checkpoint::open(&path).unwrap(), &exported, &options).unwrap();
-    let attempt = |from: &Path| {
-        world(3, |control| {
-            let mut part = Part::new(&shape, 1, control.rank(), 3, |_, _, _| -1.0);
-            start(from, &shape, &mut part.pieces_mut(), control).map(|()| part)
-        })
-    };
-    for from in [path.as_path(), folder.path(), exported.as_path()] {
-        let parts: Vec<Part> = attempt(from).into_iter().map(|part| part.expect("started")).collect();
-        for ((name, which), values) in whole(&parts) {
-            if which == 0 {
-                assert_eq!(values, all[&(name, which)], "{}", from.display());
-            } else {
-                assert!(values.iter().all(|&x| x == -1.0), "{name}");
-            }
+    export(open(&path).unwrap().as_ref(), &exported, &options).unwrap();
+    for from in [path.as_path(), folder.path(), path.parent().unwrap(), exported.as_path()] {
+        let source = open(from).unwrap();
+        assert_eq!(source.shape(), &shape);
+        for param in tensors(&shape) {
+            let mut values = vec![0.0; param.len()];
+            source.read(&param.name, 0, &mut values).unwrap();
+            assert_eq!(values, all[&(param.name, 0)], "{}", from.display());
         }
     }
-    // Bit 20 of some moment: no rank reads it, all ranks refuse it.
-    let mut bytes = fs::read(&path).unwrap();
-    let moment = all[&("model.norm.weight".to_string(), 2)][5].to_le_bytes();
-    let at = bytes.windows(4).position(|word| word == moment).unwrap();
-    bytes[at + 2] ^= 0x10;
-    fs::write(&path, bytes).unwrap();
-    for result in attempt(&path) {
-        let error = result.err().expect("damaged");
-        assert!(error.to_string().contains("optimizer/moment2/model.norm.weight does not match"), "{error}");
+    for (from, which) in [(&path, 0), (&path, 2), (&exported.join("model.safetensors"), 0)] {
+        let bytes = fs::read(from).unwrap();
+        let value = all[&("model.norm.weight".to_string(), which)][5].to_le_bytes();
+        let at = bytes.windows(4).position(|word| word == value).unwrap();
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1;
+        fs::write(from, flipped).unwrap();
+        let source = open(if from == &path { &path } else { &exported }).unwrap();
+        let mut values = vec![0.0; shape.dim];
+        let read = source.read("model.norm.weight", 0, &mut values);
+        // Who reads weights does not depend on moments.
+        assert_eq!(read.is_err(), which == 0);
+        let shares = [0, 1, 2].map(|part| source.check(part, 3));
+        for error in shares.into_iter().chain([read]).filter_map(Result::err) {
+            assert!(error.to_string().contains("model.norm.weight"), "{error}");
+            assert!(error.to_string().contains("does not match its checksum"), "{error}");
+        }
+        assert!(source.check(0, 1).is_err());
+        let again = folder.path().join("again");
+        assert!(export(source.as_ref(), &again, &options).is_err() && !again.exists());
+        fs::write(from, bytes).unwrap();
     }
-    let again = folder.path().join("again");
-    assert!(export(&Checkpoint::open(&path).unwrap(), &again, &options).is_err() && !again.exists());
 }
 
 /// Not a test: the process that the next one kills.

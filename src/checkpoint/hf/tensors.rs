@@ -147,18 +147,28 @@ impl TensorFile {
         let mut sum = 0u64;
         for start in (0..len).step_by(BUFFER) {
             let part = &mut buffer[..BUFFER.min(len - start)];
-            self.read(name, start, part)?;
+            self.read_part(name, start, part)?;
             sum = sum.wrapping_add(checksum(start, part));
         }
-        if sum == wanted {
-            return Ok(());
-        }
-        Err(CheckpointError::tensor(&self.path, name, "is damaged: it does not match its checksum"))
+        if sum == wanted { Ok(()) } else { Err(self.mismatch(name)) }
+    }
+
+    fn mismatch(&self, name: &str) -> CheckpointError {
+        CheckpointError::tensor(&self.path, name, "is damaged: it does not match its checksum")
     }
 
     /// Reads elements of a tensor as f32, from element `start` (row by row) on. A value that can be no weight (NaN,
-    /// infinite, above 1e10) is an error.
+    /// infinite, above 1e10) is an error, and a tensor read whole is compared with its checksum, if it has one.
     pub fn read(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
+        self.read_part(name, start, out)?;
+        let whole = self.places.get(name).is_some_and(|place| place.dims.iter().product::<usize>() == out.len());
+        match self.checksums.get(name) {
+            Some(&wanted) if whole && checksum(0, out) != wanted => Err(self.mismatch(name)),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_part(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
         let error = |problem: String| CheckpointError::tensor(&self.path, name, problem);
         let place = self.places.get(name).ok_or_else(|| error("is missing".into()))?;
         let len: usize = place.dims.iter().product();
