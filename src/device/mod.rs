@@ -6,7 +6,7 @@ mod memory;
 mod ops;
 mod view;
 
-pub use cpu::Cpu;
+pub use cpu::{Bf16Products, Cpu};
 pub use matrix::Matrix;
 pub use memory::Memory;
 pub use ops::{AdamW, AdamWStep, Attention, Device};

@@ -236,9 +236,9 @@ pub struct HeadWork {
 impl HeadWork {
     /// For `tokens` tokens computed in `dtype` (T).
     pub fn new(shape: &ModelShape, dtype: Dtype, tokens: usize) -> Self {
-        // Some 32 MiB of logits: enough rows for the products to run at full speed, few enough to stay in the cache of
-        // a server.
-        let chunk = ((8 << 20) / shape.vocab).clamp(64, 1024).min(tokens);
+        // Some 64 MiB of logits: every chunk passes over the projection and its gradient, so few chunks are fast.
+        let most = ((16 << 20) / shape.vocab).clamp(64, 1024);
+        let chunk = tokens.div_ceil(tokens.div_ceil(most)).next_multiple_of(16).min(tokens);
         let mut layout = Layout::default();
         HeadWork {
             chunk,

@@ -1,6 +1,6 @@
 //! Matrix products.
 
-use tawpipe::device::{Cpu, Device, Matrix};
+use tawpipe::device::{Bf16Products, Cpu, Device, Matrix};
 use tawpipe::model::Dtype;
 
 use crate::support::{Buffer, Random, close};
@@ -17,9 +17,12 @@ fn dense(m: Matrix, data: &[f64]) -> Vec<f64> {
 fn products_equal_a_reference() {
     let mut random = Random::new(1);
     let types = [(Dtype::F32, Dtype::F32, 1e-6), (Dtype::Bf16, Dtype::F32, 1e-6), (Dtype::Bf16, Dtype::Bf16, 4e-3)];
-    for threads in [1, 2] {
-        let cpu = Cpu::new(threads);
-        for (m, k, n) in [(1, 1, 1), (3, 5, 7), (65, 33, 257), (1, 300, 16), (300, 2, 40), (64, 128, 64)] {
+    let devices = Bf16Products::available().into_iter().flat_map(|p| [1, 2].map(|t| (t, p)));
+    for (threads, products) in devices {
+        let cpu = Cpu::with_products(threads, products);
+        for (m, k, n) in
+            [(1, 1, 1), (3, 5, 7), (65, 33, 257), (1, 300, 16), (300, 2, 40), (64, 128, 64), (33, 1500, 35)]
+        {
             for (operand, result, tolerance) in types {
                 for case in 0..8 {
                     let (a_turned, b_turned, add) = (case & 1 > 0, case & 2 > 0, case & 4 > 0);
@@ -39,7 +42,7 @@ fn products_equal_a_reference() {
                             *x = if add { *x + sum } else { sum };
                         }
                     }
-                    let what = format!("{m}x{k}x{n} {operand:?} {result:?} case {case} threads {threads}");
+                    let what = format!("{m}x{k}x{n} {operand:?} {result:?} case {case} threads {threads} {products:?}");
                     close(&what, &c_data.wide(), &expected, tolerance);
                 }
             }
@@ -50,8 +53,8 @@ fn products_equal_a_reference() {
 /// What a product does not add to may hold anything, also NaN; and an operand's NaN is not lost.
 #[test]
 fn nan_of_the_past_is_forgotten_and_nan_of_the_present_is_not() {
-    let cpu = Cpu::new(1);
-    for dtype in [Dtype::F32, Dtype::Bf16] {
+    for (products, dtype) in Bf16Products::available().into_iter().flat_map(|p| [(p, Dtype::F32), (p, Dtype::Bf16)]) {
+        let cpu = Cpu::with_products(1, products);
         let a = Buffer::of(&[1.0; 16], dtype);
         let c = Buffer::of(&[f32::NAN; 16], dtype);
         let square = |b: &Buffer| Matrix::new(b.view(), 4, 4);
@@ -60,5 +63,34 @@ fn nan_of_the_past_is_forgotten_and_nan_of_the_present_is_not() {
         let broken = Buffer::of(&[f32::NAN; 16], dtype);
         cpu.matmul(square(&a), square(&broken), square(&c), false);
         assert!(c.wide().iter().all(|x| x.is_nan()));
+    }
+}
+
+/// A sum so long that it is taken in parts is still rounded once.
+#[test]
+fn long_sums_are_rounded_once() {
+    let (m, k, n) = (2, 9000, 33);
+    let mut random = Random::new(13);
+    let (a, b) = (random.buffer(m * k, Dtype::Bf16), random.buffer(k * n, Dtype::Bf16));
+    let (left, right) = (a.wide(), b.wide());
+    for products in Bf16Products::available() {
+        for threads in [1, 2] {
+            let (wide, narrow) = (random.buffer(m * n, Dtype::F32), Buffer::new(m * n, Dtype::Bf16));
+            let cpu = Cpu::with_products(threads, products);
+            let rounded = Buffer::new(m * n, Dtype::Bf16);
+            for c in [&wide, &narrow] {
+                cpu.matmul(
+                    Matrix::new(a.view(), m, k),
+                    Matrix::new(b.view(), k, n),
+                    Matrix::new(c.view(), m, n),
+                    false,
+                );
+            }
+            cpu.cast(wide.view(), rounded.view());
+            close(&format!("{products:?}"), &narrow.wide(), &rounded.wide(), 4e-3);
+            let expected: Vec<f64> =
+                (0..m * n).map(|at| (0..k).map(|p| left[at / n * k + p] * right[p * n + at % n]).sum()).collect();
+            close(&format!("{products:?} exact"), &wide.wide(), &expected, 1e-5);
+        }
     }
 }

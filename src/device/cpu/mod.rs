@@ -3,6 +3,8 @@
 //! Here views become slices, work is split over threads and kernels are compiled for the processor's vectors; the
 //! kernels themselves are plain safe loops.
 
+#[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), path = "amx_absent.rs")]
+mod amx;
 mod attention;
 mod element;
 mod embed;
@@ -29,10 +31,36 @@ use crate::plan::{stats, step};
 /// Elements below which a second thread is not worth waking.
 const GRAIN: usize = 1 << 14;
 
+/// What multiplies bf16 matrices. (f32 is multiplied by the crate `gemm`, which oneDNN did not beat.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bf16Products {
+    /// AMX, driven by this crate.
+    Amx,
+    /// The system's oneDNN, with the feature `onednn`.
+    OneDnn,
+    /// Blocks widened to f32: works everywhere.
+    Widened,
+}
+
+impl Bf16Products {
+    /// Those that this build has and this machine can run, the fastest first.
+    pub fn available() -> Vec<Self> {
+        let mut all = vec![Bf16Products::Widened];
+        if cfg!(feature = "onednn") {
+            all.insert(0, Bf16Products::OneDnn);
+        }
+        if amx::available() {
+            all.insert(0, Bf16Products::Amx);
+        }
+        all
+    }
+}
+
 /// The host's processor.
 #[derive(Debug)]
 pub struct Cpu {
     pool: Pool,
+    bf16: Bf16Products,
     #[cfg(feature = "onednn")]
     onednn: Option<onednn::OneDnn>,
 }
@@ -40,10 +68,16 @@ pub struct Cpu {
 impl Cpu {
     /// A device of `threads` threads (at least one); with one, work is done by the calling thread.
     pub fn new(threads: usize) -> Self {
+        Self::with_products(threads, Bf16Products::available()[0])
+    }
+
+    /// As [`Cpu::new`], with a choice of what multiplies bf16 matrices; it must be available.
+    pub fn with_products(threads: usize, bf16: Bf16Products) -> Self {
         Cpu {
             pool: Pool::new(threads),
+            bf16,
             #[cfg(feature = "onednn")]
-            onednn: onednn::OneDnn::new(threads),
+            onednn: (bf16 == Bf16Products::OneDnn).then(|| onednn::OneDnn::new(threads)).flatten(),
         }
     }
 
@@ -82,16 +116,16 @@ impl Device for Cpu {
     fn matmul(&self, a: Matrix, b: Matrix, c: Matrix, add: bool) {
         assert!(a.cols == b.rows && a.rows == c.rows && b.cols == c.cols, "{a:?} · {b:?} -> {c:?}");
         assert_eq!(a.view.dtype(), b.view.dtype());
-        #[cfg(feature = "onednn")]
-        if let Some(onednn) = &self.onednn {
-            return match a.view.dtype() {
-                Dtype::F32 => onednn.f32(a, b, c, add),
-                _ => onednn.bf16(a, b, c, add),
-            };
-        }
         match (a.view.dtype(), c.view.dtype()) {
             (Dtype::F32, Dtype::F32) => matmul::f32(&self.pool, a, b, c, add),
-            (Dtype::Bf16, Dtype::F32 | Dtype::Bf16) => matmul::bf16(&self.pool, a, b, c, add),
+            (Dtype::Bf16, Dtype::F32 | Dtype::Bf16) => match self.bf16 {
+                Bf16Products::Amx => amx::product(&self.pool, a, b, c, add),
+                #[cfg(feature = "onednn")]
+                Bf16Products::OneDnn if self.onednn.is_some() => {
+                    self.onednn.iter().for_each(|library| library.bf16(a, b, c, add));
+                }
+                _ => matmul::bf16(&self.pool, a, b, c, add),
+            },
             types => panic!("no product of {types:?}"),
         }
     }

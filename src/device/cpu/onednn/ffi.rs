@@ -1,7 +1,7 @@
 //! The part of oneDNN's C interface (version 2) that is used here, and OpenMP's thread count.
 #![allow(non_camel_case_types, reason = "the names of the C interface")]
 
-use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 
 /// Room for a `dnnl_memory_desc_t` (696 bytes in 2.6); only the library looks inside.
 #[repr(C, align(16))]
@@ -107,20 +107,5 @@ unsafe extern "C" {
         args: *const dnnl_exec_arg_t,
     ) -> c_int;
     pub fn dnnl_primitive_destroy(primitive: Handle) -> c_int;
-    pub fn dnnl_sgemm(
-        transa: c_char,
-        transb: c_char,
-        m: i64,
-        n: i64,
-        k: i64,
-        alpha: f32,
-        a: *const f32,
-        lda: i64,
-        b: *const f32,
-        ldb: i64,
-        beta: f32,
-        c: *mut f32,
-        ldc: i64,
-    ) -> c_int;
     pub fn omp_set_num_threads(threads: c_int);
 }

@@ -1,4 +1,4 @@
-//! Matrix products by the system's oneDNN: bf16 on AMX or AVX512-BF16, and f32.
+//! Matrix products of bf16 by the system's oneDNN.
 //!
 //! Primitives are made once for each combination of sizes and types. Weights are rearranged into the layout the
 //! library likes best before each product: that costs less than it saves.
@@ -8,7 +8,7 @@
 mod ffi;
 
 use std::collections::HashMap;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::{Mutex, PoisonError};
 
@@ -122,29 +122,6 @@ impl OneDnn {
         let stream = made("a stream", |s| unsafe { ffi::dnnl_stream_create(s, engine, ffi::STREAM_IN_ORDER) });
         let state = State { engine, stream, products: HashMap::new(), packed: Vec::new() };
         Some(OneDnn { threads: threads as c_int, state: Mutex::new(state) })
-    }
-
-    /// `c (+)= a·b` in f32.
-    pub fn f32(&self, a: Matrix, b: Matrix, c: Matrix, add: bool) {
-        // A single row or column may have any distance to the next; the library wants one that would fit.
-        let side = |m: Matrix| {
-            if m.col_stride == 1 && (m.row_stride >= m.cols || m.rows == 1) {
-                (b'N' as c_char, m.row_stride.max(m.cols) as i64)
-            } else {
-                (b'T' as c_char, m.col_stride.max(m.rows) as i64)
-            }
-        };
-        let ((ta, lda), (tb, ldb)) = (side(a), side(b));
-        assert_eq!(c.col_stride, 1);
-        let (m, n, k) = (c.rows as i64, c.cols as i64, a.cols as i64);
-        let beta = if add { 1.0 } else { 0.0 };
-        let (pa, pb) = (a.view.address() as *const f32, b.view.address() as *const f32);
-        let status = unsafe {
-            ffi::omp_set_num_threads(self.threads);
-            let (pc, ldc) = (c.view.address() as *mut f32, c.row_stride as i64);
-            ffi::dnnl_sgemm(ta, tb, m, n, k, 1.0, pa, lda, pb, ldb, beta, pc, ldc)
-        };
-        check(status, "a product in f32");
     }
 
     /// `c (+)= a·b` of bf16 matrices; c is bf16 or f32.

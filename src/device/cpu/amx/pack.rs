@@ -1,0 +1,182 @@
+//! Operands brought into tiles, whatever their layout.
+//!
+//! An operand is seen as vectors (rows of A, columns of B) that run along the summed dimension. A tile of A wants each
+//! vector's pairs of elements in a row, a tile of B the same pair of all vectors in a row: the one is the other's
+//! transpose, a matrix of 16 x 16 pairs.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use half::bf16;
+
+use super::BLOCK;
+use crate::device::Matrix;
+use crate::model::Dtype;
+
+/// Which tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The left one.
+    A,
+    /// The right one.
+    B,
+}
+
+/// Vectors of bf16 along the summed dimension.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand {
+    start: *const bf16,
+    vectors: usize,
+    depth: usize,
+    /// Elements from vector to vector, and along a vector; one of them is 1.
+    vector_stride: usize,
+    depth_stride: usize,
+}
+
+/// Sixteen vectors of pairs.
+type Square = [__m512i; 16];
+
+impl Operand {
+    /// A matrix's rows: A itself, or B transposed.
+    ///
+    /// # Panics
+    /// If it is not bf16, or neither stride is 1.
+    pub fn of(m: Matrix) -> Self {
+        assert_eq!(m.view.dtype(), Dtype::Bf16);
+        assert!(m.row_stride == 1 || m.col_stride == 1);
+        let start = m.view.address() as *const bf16;
+        Operand { start, vectors: m.rows, depth: m.cols, vector_stride: m.row_stride, depth_stride: m.col_stride }
+    }
+
+    /// Rows of `depth` elements, `stride` apart.
+    ///
+    /// # Safety
+    /// The memory lives while the operand does.
+    pub unsafe fn rows(start: *const bf16, vectors: usize, depth: usize, stride: usize) -> Self {
+        Operand { start, vectors, depth, vector_stride: stride, depth_stride: 1 }
+    }
+
+    /// The same memory with vectors across instead of along.
+    pub fn across(self) -> Self {
+        Operand {
+            vectors: self.depth,
+            depth: self.vectors,
+            vector_stride: self.depth_stride,
+            depth_stride: self.vector_stride,
+            ..self
+        }
+    }
+
+    /// Packs up to 32 vectors over a piece of their depth: for every 32 elements two tiles, 1 KiB each; what is missing
+    /// to whole tiles is zero.
+    ///
+    /// # Panics
+    /// If the operand has not these vectors or `to` no room for them.
+    pub fn pack(&self, side: Side, vectors: Range<usize>, depth: Range<usize>, to: &mut [f32]) {
+        assert!(vectors.len() <= BLOCK && vectors.end <= self.vectors && depth.end <= self.depth);
+        assert!(to.len() >= depth.len().div_ceil(32) * 512);
+        // SAFETY: the processor has AVX-512, since it has AMX; the asserts bound all accesses.
+        unsafe { self.pack_tiles(side, vectors, depth, to) }
+    }
+
+    /// # Safety
+    /// As [`Operand::pack`] asserts.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn pack_tiles(&self, side: Side, vectors: Range<usize>, depth: Range<usize>, to: &mut [f32]) {
+        for (step, to) in depth.clone().step_by(32).zip(to.chunks_exact_mut(512)) {
+            let pairs = step..(step + 32).min(depth.end);
+            for (half, to) in to.chunks_exact_mut(256).enumerate() {
+                let first = vectors.start + 16 * half;
+                let sixteen = first.min(vectors.end)..(first + 16).min(vectors.end);
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let along = self.depth_stride == 1;
+                    let square =
+                        if along { self.along(sixteen, pairs.clone()) } else { self.between(sixteen, pairs.clone()) };
+                    let square = if along == (side == Side::A) { square } else { transpose(square) };
+                    for (row, pairs) in to.chunks_exact_mut(16).zip(square) {
+                        _mm512_storeu_si512(row.as_mut_ptr().cast(), pairs);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A row a vector: its elements lie side by side.
+    ///
+    /// # Safety
+    /// Such vectors and elements exist; the processor has AVX-512.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn along(&self, vectors: Range<usize>, depth: Range<usize>) -> Square {
+        let mask = mask(depth.len());
+        let mut square = [_mm512_setzero_si512(); 16];
+        for (row, vector) in square.iter_mut().zip(vectors) {
+            // SAFETY: the mask keeps to the elements that exist.
+            *row = unsafe {
+                _mm512_maskz_loadu_epi16(mask, self.start.add(vector * self.vector_stride + depth.start).cast())
+            };
+        }
+        square
+    }
+
+    /// A row a pair: the same element of all vectors lies side by side.
+    ///
+    /// # Safety
+    /// As [`Operand::along`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn between(&self, vectors: Range<usize>, depth: Range<usize>) -> Square {
+        let mask = mask(vectors.len()) as u16;
+        let one = |at: usize| {
+            if at < depth.end {
+                // SAFETY: the mask keeps to the vectors that exist.
+                unsafe { _mm256_maskz_loadu_epi16(mask, self.start.add(at * self.depth_stride + vectors.start).cast()) }
+            } else {
+                _mm256_setzero_si256()
+            }
+        };
+        let mut square = [_mm512_setzero_si512(); 16];
+        for (pair, row) in square.iter_mut().enumerate() {
+            let at = depth.start + 2 * pair;
+            let (low, high) = (_mm512_cvtepu16_epi32(one(at)), _mm512_cvtepu16_epi32(one(at + 1)));
+            *row = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
+        }
+        square
+    }
+}
+
+fn mask(len: usize) -> u32 {
+    if len >= 32 { u32::MAX } else { (1 << len) - 1 }
+}
+
+/// Transposes 16 x 16 numbers of 32 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn transpose(r: Square) -> Square {
+    let mut t = r;
+    // Pairs of rows, then fours, then the quarters of the registers.
+    for i in 0..8 {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    let mut u = t;
+    for i in 0..4 {
+        for j in 0..2 {
+            u[4 * i + 2 * j] = _mm512_unpacklo_epi64(t[4 * i + j], t[4 * i + 2 + j]);
+            u[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(t[4 * i + j], t[4 * i + 2 + j]);
+        }
+    }
+    let mut v = u;
+    for i in 0..4 {
+        // Rows 4g + i hold column 4q + i of rows 4g.. in quarter q.
+        let (a, b) = (_mm512_shuffle_i32x4::<0x88>(u[i], u[4 + i]), _mm512_shuffle_i32x4::<0xdd>(u[i], u[4 + i]));
+        let (c, d) =
+            (_mm512_shuffle_i32x4::<0x88>(u[8 + i], u[12 + i]), _mm512_shuffle_i32x4::<0xdd>(u[8 + i], u[12 + i]));
+        v[i] = _mm512_shuffle_i32x4::<0x88>(a, c);
+        v[8 + i] = _mm512_shuffle_i32x4::<0xdd>(a, c);
+        v[4 + i] = _mm512_shuffle_i32x4::<0x88>(b, d);
+        v[12 + i] = _mm512_shuffle_i32x4::<0xdd>(b, d);
+    }
+    v
+}

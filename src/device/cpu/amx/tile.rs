@@ -1,0 +1,104 @@
+//! The tile unit itself: permission, configuration and the inner loop.
+
+use std::arch::asm;
+use std::arch::x86_64::__cpuid_count;
+use std::marker::PhantomData;
+use std::sync::LazyLock;
+
+use super::super::simd::{Level, level};
+
+static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
+    // CPUID leaf 7, EDX: AMX-BF16 is bit 22, AMX-TILE bit 24.
+    let features = __cpuid_count(7, 0).edx;
+    let both = 1 << 22 | 1 << 24;
+    // The kernel must agree to save eight more KiB of state: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
+    // SAFETY: a system call without pointers; it changes nothing but the permission.
+    level() == Level::Avx512
+        && features & both == both
+        && unsafe { libc::syscall(libc::SYS_arch_prctl, 0x1023, 18) } == 0
+});
+
+/// Whether the processor has bf16 tiles and the kernel lets us use them.
+pub fn available() -> bool {
+    *AVAILABLE
+}
+
+/// The unit, configured for this thread until dropped: eight tiles of 16 rows of 64 bytes.
+pub struct Tiles(PhantomData<*const ()>);
+
+#[repr(C, align(64))]
+struct Configuration {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl Tiles {
+    /// Configures the unit.
+    ///
+    /// # Panics
+    /// If it is not [`available`].
+    pub fn configure() -> Self {
+        assert!(available());
+        let mut configuration =
+            Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        configuration.row_bytes[..8].fill(64);
+        configuration.rows[..8].fill(16);
+        // SAFETY: the unit is available, the configuration valid.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &configuration, options(nostack, readonly, preserves_flags)) };
+        Tiles(PhantomData)
+    }
+
+    /// `c[32 x 32] = a·b`: `steps` steps of two packed tiles of each.
+    ///
+    /// # Panics
+    /// If an operand is too short or there is no step.
+    #[inline(always)]
+    pub fn multiply(&self, a: &[f32], b: &[f32], steps: usize, c: &mut [f32]) {
+        assert!(steps > 0 && a.len() >= steps * 512 && b.len() >= steps * 512 && c.len() >= 1024);
+        // SAFETY: the unit is configured; the assert bounds all accesses.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "2:",
+                "tileloadd tmm4, [{a} + {row}]",
+                "tileloadd tmm6, [{b} + {row}]",
+                "tileloadd tmm7, [{b} + {row} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{a} + {row} + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a}, 2048",
+                "add {b}, 2048",
+                "dec {steps}",
+                "jnz 2b",
+                "add {row}, {row}",
+                "tilestored [{c} + {row}], tmm0",
+                "tilestored [{c} + {row} + 64], tmm1",
+                "tilestored [{c} + {row} + 2048], tmm2",
+                "tilestored [{c} + {row} + 2112], tmm3",
+                a = inout(reg) a.as_ptr() => _,
+                b = inout(reg) b.as_ptr() => _,
+                c = in(reg) c.as_mut_ptr(),
+                row = inout(reg) 64usize => _,
+                steps = inout(reg) steps => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: the unit is configured.
+        unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
+    }
+}
