@@ -20,7 +20,7 @@ export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 MPIRUN ?= mpirun
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run test lint docs clean
+.PHONY: help deps build run test lint bench docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,11 @@ lint: deps ## Formatting, clippy and documentation, all warnings are errors
 	cargo fmt --check
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items $(FEATURES)
+
+# PyTorch is looked for in .venv-bench, where `python3 -m venv .venv-bench && .venv-bench/bin/pip install torch` puts it.
+bench: build ## Compare speed and memory with PyTorch, if that is there; BENCH="--only tiny-f32" for a part
+	@scripts/text.sh
+	python3 benches/compare.py --binary $(abspath $(TAWPIPE)) $(BENCH)
 
 docs: ## Build the documentation of the code
 	cargo doc --no-deps --document-private-items $(FEATURES)

@@ -12,7 +12,7 @@
 //! 3. `plan/systems/tawpipe/`: TawPipe itself, as a list of operations;
 //! 4. `plan/check/mod.rs`: what makes a plan right;
 //! 5. `engine/mod.rs`: how a rank runs its plan;
-//! 6. `train/mod.rs`: the loop.
+//! 6. `train/run.rs`: the loop.
 //!
 //! # The house
 //!

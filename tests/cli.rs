@@ -151,6 +151,29 @@ fn bad_data_is_refused_by_train() {
     }
 }
 
+/// On several ranks an error is said once, by whichever rank, before (deck) and after (data) MPI starts.
+#[test]
+#[cfg(feature = "mpi")]
+fn an_error_of_all_ranks_is_said_once() {
+    let folder = folder(DECK);
+    for (set, words) in [("optim.lrr=1", "did you mean optim.lr?"), ("data.text=nowhere.txt", "nowhere.txt")] {
+        let output = std::process::Command::new("mpirun")
+            .args(["-n", "3", "--bind-to", "none", env!("CARGO_BIN_EXE_tawpipe"), "train", "deck.toml", "--set", set])
+            .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+            .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+            .env("OMPI_MCA_rmaps_base_oversubscribe", "1")
+            .env("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        let ours: Vec<&str> = text.lines().filter(|line| line.starts_with("tawpipe: ")).collect();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(ours.len() == 1 && ours[0].contains(words), "{text}");
+        assert!(!folder.path().join("runs").exists());
+    }
+}
+
 /// A few steps from deck to text: the journal goes to standard output as JSON, the run folder is complete, a second run
 /// does not overwrite it, and its checkpoint speaks.
 #[test]
