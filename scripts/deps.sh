@@ -16,12 +16,16 @@ if [ -z "${LIBCLANG_PATH:-}" ]; then
     [ -n "$found" ] || need libclang-dev
 fi
 
-# Useful, not necessary: without oneDNN the crate `gemm` multiplies; without the text, set DATA; without h5py, one test is
-# skipped.
+# Useful, not necessary: without oneDNN the crate `gemm` multiplies; without the text, set DATA; without h5py, a few
+# tests are skipped.
 wanted=""
 [ -e /usr/include/dnnl.h ] || pkg-config --exists dnnl 2>/dev/null || wanted="$wanted libdnnl-dev"
 [ -n "${DATA:-}" ] || [ -e data/kjv.txt ] || command -v bible >/dev/null || wanted="$wanted bible-kjv"
-python3 -c 'import h5py' 2>/dev/null || wanted="$wanted python3-h5py"
+found=no
+for python in "${TAWPIPE_PYTHON:-python3}" /usr/bin/python3; do
+    "$python" -c 'import h5py' 2>/dev/null && found=yes && break
+done
+[ $found = yes ] || wanted="$wanted python3-h5py"
 
 if [ -z "$missing$wanted" ]; then
     echo "deps: nothing missing"

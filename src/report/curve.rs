@@ -72,7 +72,7 @@ fn plot(svg: &mut String, run: &Run) -> Result<(), Box<dyn std::error::Error>> {
         chart.draw_series(DashedLineSeries::new(ends, 6, 4, BASELINE.stroke_width(1)))?;
         let text = format!("{}: {:.2}", baseline.name, baseline.bits);
         let style = ("sans-serif", 13).into_font().color(&BASELINE);
-        chart.draw_series([Text::new(text, (last * 0.02, baseline.bits + 0.012 * (high - low)), style)])?;
+        chart.draw_series([Text::new(text, (last * 0.02, baseline.bits + 0.03 * (high - low)), style)])?;
     }
     chart
         .configure_series_labels()
