@@ -20,7 +20,7 @@ export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 MPIRUN ?= mpirun
 
 # Some tests let an unmodified h5py read our files: the first Python that has it.
-export TAWPIPE_PYTHON ?= $(shell for p in python3 /usr/bin/python3; do $$p -c 'import h5py' 2>/dev/null && echo $$p && break; done)
+export TAWPIPE_PYTHON := $(or $(TAWPIPE_PYTHON),$(shell for p in python3 /usr/bin/python3; do $$p -c 'import h5py' 2>/dev/null && echo $$p && break; done))
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build run test lint bench docs clean

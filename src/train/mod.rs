@@ -1,6 +1,6 @@
 //! The training loop.
 //!
-//! [`train`] starts the world, [`run`](self::run) is the loop on one screen, [`Session`] one rank's plan, memory and
+//! [`train`] starts the world, [`run()`] is the loop on one screen, [`Session`] one rank's plan, memory and
 //! engine. Everything that all ranks must agree on before they go on goes through `agree`.
 
 mod agree;
