@@ -22,7 +22,7 @@ pub use op::{
 pub use slot::{Region, Segment, Slot, SlotId};
 pub use timeline::{Span, Timeline};
 
-use crate::cluster::Rank;
+use crate::cluster::{Groups, Rank};
 
 /// A split of the world into disjoint rank sets, each with a communicator of its own. A rank in no set takes no part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,18 @@ pub struct Split {
 }
 
 impl Split {
+    /// The ranks of each group.
+    pub fn inside(name: &'static str, groups: &Groups) -> Self {
+        Split { name, sets: (0..groups.count()).map(|group| groups.members(group).collect()).collect() }
+    }
+
+    /// Ranks of equal index in their groups: set j holds the j-th rank of every group that has one.
+    pub fn across(name: &'static str, groups: &Groups) -> Self {
+        let width = groups.sizes().into_iter().max().unwrap_or(0);
+        let set = |j| (0..groups.count()).filter_map(|group| groups.members(group).nth(j)).collect();
+        Split { name, sets: (0..width).map(set).collect() }
+    }
+
     /// The set a rank belongs to.
     pub fn set_of(&self, rank: Rank) -> Option<&[Rank]> {
         self.sets.iter().find(|set| set.contains(&rank)).map(Vec::as_slice)
@@ -55,4 +67,17 @@ pub struct RankPlan {
     pub train: Vec<Op>,
     /// One pass over [`Batch::micros`] micro-batches, forward only; adds to the loss statistic.
     pub evaluate: Vec<Op>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both splits hold every rank once, also in groups of different sizes.
+    #[test]
+    fn splits_of_groups() {
+        let groups = Groups::new(&[1, 3, 2]);
+        assert_eq!(Split::inside("", &groups).sets, [vec![0], vec![1, 2, 3], vec![4, 5]]);
+        assert_eq!(Split::across("", &groups).sets, [vec![0, 1, 4], vec![2, 5], vec![3]]);
+    }
 }

@@ -66,12 +66,15 @@ fn read(memory: &Memory, dtype: Dtype) -> Vec<f64> {
     }
 }
 
-/// Every algorithm on world and groups, for odd lengths, all types and several roots: results equal those of direct
+/// Every algorithm on the world, inside groups and across them, for odd lengths, all types and several roots: results equal those of direct
 /// sums in the documented order, bit by bit, and the bytes sent are those of the plan's tables.
 pub fn exact(context: &Context) {
     let n = context.ranks();
-    let groups: Vec<Vec<usize>> = (0..context.groups.count()).map(|g| context.groups.members(g).collect()).collect();
-    let splits = [Split { name: "world", sets: vec![(0..n).collect()] }, Split { name: "group", sets: groups.clone() }];
+    let splits = [
+        Split { name: "world", sets: vec![(0..n).collect()] },
+        Split::inside("inside", &context.groups),
+        Split::across("across", &context.groups),
+    ];
     let mut wire = (context.wire)(&splits);
     let lengths = [1, 7, REDUCE_CHUNK, 2 * REDUCE_CHUNK + 129];
     for (comm, split) in splits.iter().enumerate() {

@@ -58,11 +58,10 @@ impl System for Tawpipe {
         let lives = |shard: ShardId| options.embed == Embed::Sharded || !outside.contains(&shard);
         let owners = owners::owners(&shards, &job.groups, lives);
         let world = vec![(0..job.groups.ranks()).collect()];
-        let groups: Vec<Vec<Rank>> = (0..job.groups.count()).map(|g| job.groups.members(g).collect()).collect();
         let mut splits = vec![
             Split { name: "weight hop", sets: world.clone() },
-            Split { name: "broadcast", sets: groups.clone() },
-            Split { name: "reduce", sets: groups },
+            Split::inside("broadcast", &job.groups),
+            Split::inside("reduce", &job.groups),
             Split { name: "gradient hop", sets: world.clone() },
         ];
         if options.embed == Embed::Replicated {
