@@ -45,7 +45,7 @@ fn folder() -> TempDir {
 impl Job {
     fn start(folder: TempDir, args: &[&str]) -> Self {
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new("mpirun")
+        let child = Command::new(std::env::var("MPIRUN").unwrap_or("mpirun".into()))
             .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
             .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
             .env("OMPI_MCA_rmaps_base_oversubscribe", "1")

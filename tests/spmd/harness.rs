@@ -193,7 +193,7 @@ mod mpi {
     /// This program under an mpirun that works for root, on any machine, and ends by itself if ranks wait for each
     /// other.
     fn mpirun(ranks: usize, mode: &str, options: &[&str]) -> Command {
-        let mut command = Command::new("mpirun");
+        let mut command = Command::new(std::env::var("MPIRUN").unwrap_or("mpirun".into()));
         command
             .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
             .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
@@ -253,7 +253,7 @@ mod mpi {
     /// What every rank counts as sent to every other is what Open MPI counts, byte by byte.
     fn monitoring() {
         let version = output({
-            let mut command = Command::new("mpirun");
+            let mut command = Command::new(std::env::var("MPIRUN").unwrap_or("mpirun".into()));
             command.arg("--version");
             command
         });
