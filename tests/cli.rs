@@ -180,7 +180,8 @@ fn an_error_of_all_ranks_is_said_once() {
 #[cfg(feature = "hdf5")]
 fn a_run_trains_generates_and_reports() {
     let folder = folder(&with("seq = 8", "seq = 8\nvalid = 0.2"));
-    let args = ["train", "deck.toml", "--json", "--set", "run.folder=run", "--set", "run.steps=3"];
+    let args =
+        ["train", "deck.toml", "--json", "--set", "run.folder=run", "--set", "run.steps=3", "--set", "run.trace=2"];
     let output = tawpipe(folder.path(), &args).output().unwrap();
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(output.status.success(), "{err}");
@@ -193,6 +194,11 @@ fn a_run_trains_generates_and_reports() {
     assert_eq!(steps, [1, 2, 3], "{out}");
     for file in ["deck.toml", "metrics.jsonl", "metrics.h5", "checkpoints/step_3.h5", "DONE"] {
         assert!(folder.path().join("run").join(file).exists(), "no {file}");
+    }
+    let trace = std::fs::read_to_string(folder.path().join("run/trace.json")).unwrap();
+    let events: Vec<serde_json::Value> = serde_json::from_str(&trace).unwrap();
+    for name in ["forward of block 1, micro-batch 0", "backward of block 0, micro-batch 1", "update of shard 0"] {
+        assert!(events.iter().any(|event| event["name"] == name && event["dur"].as_f64() > Some(0.0)), "no {name}");
     }
     refused(folder.path(), &args, &["run", "--resume"]);
     let generate = ["generate", "run", "--prompt", "In the", "--tokens", "5"];

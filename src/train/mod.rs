@@ -10,6 +10,7 @@ mod run;
 mod schedule;
 mod session;
 mod stop;
+mod trace;
 mod weights;
 
 pub use agree::{Agreed, agree};

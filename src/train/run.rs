@@ -15,7 +15,7 @@ use crate::metrics::{Metrics, Progress, Record, Row, RunInfo, Validation};
 use crate::plan::check::check;
 use crate::plan::systems::{Schedule, schedule};
 
-use super::{Agreed, MakeWire, Session, StepResult, Stop, TrainOptions, agree, folder, learning_rate, meter};
+use super::{Agreed, MakeWire, Session, StepResult, Stop, TrainOptions, agree, folder, learning_rate, meter, trace};
 
 /// Trains on one rank of a world; every rank calls it. See [`super::train`]. `found` are the groups that share memory;
 /// the deck may say others.
@@ -152,6 +152,12 @@ impl<'a> Run<'a> {
         let result = self.session.step(self.step + 1, lr)?;
         let step_s = start.elapsed().as_secs_f64();
         self.step += 1;
+        if self.deck.run.trace == Some(self.step) {
+            let (path, session) = (self.folder.join("trace.json"), &self.session);
+            let spans = &result.measured.spans;
+            let written = trace::write(&path, spans, &session.plan.train, &session.schedule.splits, self.control);
+            agree(self.control, Exit::Failure, written)?;
+        }
         let wanted = stop.wanted();
         let (record, ended) = self.gather(&result, lr, step_s, wanted);
         if let Some((metrics, progress)) = &mut self.output {

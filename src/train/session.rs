@@ -63,7 +63,8 @@ impl Session {
             deck::Poll::Nap => Poll::Nap,
             deck::Poll::Spin => Poll::Spin,
         };
-        let options = Options { poll, timeout: Duration::from_secs_f64(deck.run.timeout.0), ..Options::default() };
+        let timeout = Duration::from_secs_f64(deck.run.timeout.0);
+        let options = Options { poll, timeout, trace: deck.run.trace.is_some(), ..Options::default() };
         let memory = Memory::new(&plan.slots);
         let ranks = job.groups.ranks();
         let wire = wire(&schedule.splits);
