@@ -1,6 +1,6 @@
 //! Attention and rotary embedding.
 
-use tawpipe::device::{Attention, Cpu, Device};
+use tawpipe::device::{Attention, Bf16Products, Cpu, Device};
 use tawpipe::model::Dtype;
 
 use crate::support::{Buffer, Random, TYPES, close};
@@ -69,8 +69,8 @@ fn tiles_equal_dense_attention() {
                     let qkv = Buffer::of(&values.iter().map(|x| x * magnitude).collect::<Vec<_>>(), dtype);
                     let dout = random.buffer(shape.tokens() * heads * head_dim, dtype);
                     let expected = dense(&shape, &qkv.wide(), &dout.wide());
-                    let run = |threads| {
-                        let cpu = Cpu::new(threads);
+                    let run = |threads, products| {
+                        let cpu = Cpu::with_products(threads, products);
                         let out = Buffer::of(&vec![f32::NAN; dout.view().len()], dtype);
                         let dqkv = Buffer::of(&vec![f32::NAN; qkv.view().len()], dtype);
                         let lse = Buffer::new(shape.micro * heads * seq, Dtype::F32);
@@ -79,14 +79,17 @@ fn tiles_equal_dense_attention() {
                         cpu.attention_backward(&shape, qkv.view(), o, l, dout.view(), dqkv.view());
                         (out.wide(), lse.wide(), dqkv.wide())
                     };
-                    let (out, lse, dqkv) = run(1);
                     // Sums of up to 130 terms; in bf16 the saved output is rounded before backward reads it; an
                     // exponential is as wrong as its argument, which grows with the magnitude.
                     let rounding = rounding * f64::from(magnitude);
-                    close(&format!("{shape:?} out"), &out, &expected.out, 10.0 * rounding);
-                    close(&format!("{shape:?} lse"), &lse, &expected.lse, 2e-6);
-                    close(&format!("{shape:?} dqkv"), &dqkv, &expected.dqkv, 20.0 * rounding);
-                    assert!(run(2) == (out, lse, dqkv), "threads changed bits: {shape:?}");
+                    for products in Bf16Products::available() {
+                        let (out, lse, dqkv) = run(1, products);
+                        let what = format!("{shape:?} {dtype:?} {products:?} times {magnitude}");
+                        close(&format!("{what} out"), &out, &expected.out, 10.0 * rounding);
+                        close(&format!("{what} lse"), &lse, &expected.lse, 2e-6);
+                        close(&format!("{what} dqkv"), &dqkv, &expected.dqkv, 20.0 * rounding);
+                        assert!(run(2, products) == (out, lse, dqkv), "threads changed bits: {what}");
+                    }
                 }
             }
         }

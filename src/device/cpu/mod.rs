@@ -31,7 +31,7 @@ use crate::plan::{stats, step};
 /// Elements below which a second thread is not worth waking.
 const GRAIN: usize = 1 << 14;
 
-/// What multiplies bf16 matrices. (f32 is multiplied by the crate `gemm`, which oneDNN did not beat.)
+/// What multiplies bf16 matrices, and those of attention. (f32 is multiplied by the crate `gemm`, which oneDNN did not beat.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bf16Products {
     /// AMX, driven by this crate.
@@ -193,6 +193,13 @@ impl Device for Cpu {
 
     fn attention(&self, shape: &Attention, qkv: View, out: View, lse: View) {
         let (hd, seq) = (shape.head_dim, shape.seq);
+        if self.bf16 == Bf16Products::Amx && qkv.dtype() == Dtype::Bf16 {
+            return self.pool.each(shape.micro * shape.heads, |i| unsafe {
+                let (sequence, head) = (i / shape.heads, i % shape.heads);
+                let columns = attention::Columns::new(out, sequence * seq, shape.heads * hd, head * hd, hd);
+                amx::attention::forward(shape, qkv.slice(), sequence, head, columns, rows_mut(lse, &(i..i + 1), seq));
+            });
+        }
         typed!(qkv.dtype(), T => self.pool.each(shape.micro * shape.heads, |i| unsafe {
             let (sequence, head) = (i / shape.heads, i % shape.heads);
             let columns = attention::Columns::new(out, sequence * seq, shape.heads * hd, head * hd, hd);
@@ -203,6 +210,16 @@ impl Device for Cpu {
 
     fn attention_backward(&self, shape: &Attention, qkv: View, out: View, lse: View, dout: View, dqkv: View) {
         let (hd, seq) = (shape.head_dim, shape.seq);
+        if self.bf16 == Bf16Products::Amx && qkv.dtype() == Dtype::Bf16 {
+            return self.pool.each(shape.micro * shape.kv_heads, |i| unsafe {
+                let (sequence, kv) = (i / shape.kv_heads, i % shape.kv_heads);
+                let (out, lse, dout) = (out.slice(), lse.slice(), dout.slice());
+                let call = attention::Backward { shape, qkv: qkv.slice(), out, lse, dout };
+                amx::attention::backward(&call, sequence, kv, &|head| {
+                    attention::Columns::new(dqkv, sequence * seq, shape.row(), head * hd, hd)
+                });
+            });
+        }
         typed!(qkv.dtype(), T => self.pool.each(shape.micro * shape.kv_heads, |i| unsafe {
             let (sequence, kv) = (i / shape.kv_heads, i % shape.kv_heads);
             let call = attention::Backward {

@@ -4,18 +4,20 @@
 //! brings operands of any layout into such tiles ([`pack`]), the kernel multiplies 32 x 32 blocks ([`tile`]), and this
 //! file cuts a product into blocks that stay in the cache.
 
+pub mod attention;
 mod pack;
 mod tile;
 
-pub use pack::{Operand, Side};
-pub use tile::{Tiles, available};
+pub use tile::available;
 
 use half::bf16;
 
+use self::pack::{Operand, Side};
+use self::tile::Tiles;
 use super::element::{Element, load, store};
 use super::lanes::{Avx512, LANES, Lanes};
 use super::pool::{Pool, scratch};
-use crate::device::{Matrix, View};
+use crate::device::Matrix;
 use crate::model::Dtype;
 
 /// Rows and columns of a block of registers: two tiles.
@@ -56,14 +58,22 @@ fn columns(m: Matrix, range: &std::ops::Range<usize>) -> Matrix {
 }
 
 fn one_thread(a: Matrix, b: Matrix, c: Matrix, add: bool) {
+    match c.view.dtype() {
+        Dtype::F32 => blocked::<f32>(a, b, c, add),
+        _ => blocked::<bf16>(a, b, c, add),
+    }
+}
+
+fn blocked<T: Element>(a: Matrix, b: Matrix, c: Matrix, add: bool) {
     let depth = a.cols;
-    // A sum in several parts that must be rounded once at its end is kept in f32 meanwhile, for some rows at a time.
-    let parted = depth > 4 * DEPTH && c.view.dtype() == Dtype::Bf16;
-    let deep = if parted || c.view.dtype() == Dtype::F32 { depth.min(DEPTH) } else { depth };
-    let deep = deep.next_multiple_of(STEP);
+    let wide_result = c.view.dtype() == Dtype::F32;
+    // A long sum is taken in parts. One that must be rounded only once, at its end, is kept in f32 meanwhile, for some
+    // rows at a time.
+    let parted = depth > 4 * DEPTH && !wide_result;
+    let deep = if parted || wide_result { depth.min(DEPTH) } else { depth }.next_multiple_of(STEP);
     let wide = (PACKED / deep / BLOCK * BLOCK).clamp(BLOCK, c.cols.next_multiple_of(BLOCK));
-    let rows = if parted { 256.min(c.rows) } else { c.rows };
-    let sums = if parted { rows * wide } else { 0 };
+    let rows = if parted { c.rows.min(256) } else { c.rows };
+    let sums = if parted { rows.next_multiple_of(BLOCK) * wide } else { 0 };
     // Scratch is counted in f32: two bf16 each.
     let (a_len, b_len) = (BLOCK * deep / 2, wide * deep / 2);
     scratch(a_len + b_len + BLOCK * BLOCK + sums, |buffer| {
@@ -71,28 +81,38 @@ fn one_thread(a: Matrix, b: Matrix, c: Matrix, add: bool) {
         let (b_pack, buffer) = buffer.split_at_mut(b_len);
         let (block, sums) = buffer.split_at_mut(BLOCK * BLOCK);
         let tiles = Tiles::configure();
-        for top in (0..c.rows).step_by(rows) {
-            let rows = (c.rows - top).min(rows);
-            for left in (0..c.cols).step_by(wide) {
-                let cols = (c.cols - left).min(wide);
-                for start in (0..depth).step_by(deep) {
-                    let summed = (depth - start).min(deep);
-                    let steps = summed.div_ceil(STEP);
-                    let right = Operand::of(b.t());
-                    for (j, pack) in b_pack.chunks_exact_mut(BLOCK * deep / 2).take(cols.div_ceil(BLOCK)).enumerate() {
-                        let first = left + j * BLOCK;
-                        right.pack(Side::B, first..(first + BLOCK).min(c.cols), start..start + summed, pack);
-                    }
-                    let target = Target { c, sums: parted.then_some(sums.as_mut_ptr()), left, top, wide };
-                    for i in (top..top + rows).step_by(BLOCK) {
-                        let height = (top + rows - i).min(BLOCK);
-                        Operand::of(a).pack(Side::A, i..i + height, start..start + summed, a_pack);
-                        for j in (left..left + cols).step_by(BLOCK) {
-                            let panel = &b_pack[(j - left) * deep / 2..];
-                            tiles.multiply(a_pack, panel, steps, block);
-                            let width = (left + cols - j).min(BLOCK);
-                            // SAFETY: the processor has AVX-512, since it has AMX.
-                            unsafe { target.put(block, i, j, height, width, add, start, start + summed == depth) };
+        let (left_side, right_side) = (Operand::of(a), Operand::of(b.t()));
+        for (top, left) in grid((0, c.rows, rows), (0, c.cols, wide)) {
+            let (bottom, right) = ((top + rows).min(c.rows), (left + wide).min(c.cols));
+            for start in (0..depth).step_by(deep) {
+                let summed = start..(start + deep).min(depth);
+                let (steps, last) = (summed.len().div_ceil(STEP), summed.end == depth);
+                for (j, pack) in (left..right).step_by(BLOCK).zip(b_pack.chunks_exact_mut(BLOCK * deep / 2)) {
+                    right_side.pack(Side::B, j..(j + BLOCK).min(right), summed.clone(), pack);
+                }
+                for i in (top..bottom).step_by(BLOCK) {
+                    let height = (bottom - i).min(BLOCK);
+                    left_side.pack(Side::A, i..i + height, summed.clone(), a_pack);
+                    for j in (left..right).step_by(BLOCK) {
+                        let width = (right - j).min(BLOCK);
+                        let b_pack = &b_pack[(j - left) * deep / 2..];
+                        // SAFETY: whole blocks lie within c, `sums` or `block`; the processor has AVX-512.
+                        unsafe {
+                            if parted {
+                                let sums = sums.as_mut_ptr().add((i - top) * wide + j - left);
+                                tiles.multiply(a_pack, b_pack, steps, sums, wide, start > 0);
+                                if last {
+                                    finish::<T>(sums, wide, at(c, i, j), c.row_stride, height, width, add);
+                                }
+                                continue;
+                            }
+                            let add = add || start > 0;
+                            if wide_result && height == BLOCK && width == BLOCK {
+                                tiles.multiply(a_pack, b_pack, steps, at(c, i, j), c.row_stride, add);
+                            } else {
+                                tiles.multiply(a_pack, b_pack, steps, block.as_mut_ptr(), BLOCK, false);
+                                finish::<T>(block.as_ptr(), BLOCK, at(c, i, j), c.row_stride, height, width, add);
+                            }
                         }
                     }
                 }
@@ -101,69 +121,39 @@ fn one_thread(a: Matrix, b: Matrix, c: Matrix, add: bool) {
     });
 }
 
-/// Where blocks of sums go.
-#[derive(Clone, Copy)]
-struct Target {
-    c: Matrix,
-    /// Sums of parts, `[rows, wide]`, from (top, left) on.
-    sums: Option<*mut f32>,
-    left: usize,
-    top: usize,
-    wide: usize,
+/// First rows and columns of blocks, from (start, end, size) of each.
+fn grid(rows: (usize, usize, usize), cols: (usize, usize, usize)) -> impl Iterator<Item = (usize, usize)> {
+    (rows.0..rows.1).step_by(rows.2).flat_map(move |i| (cols.0..cols.1).step_by(cols.2).map(move |j| (i, j)))
 }
 
-impl Target {
-    /// Adds or writes a block at (i, j): the sum from depth `start` on; `last` if it is complete.
-    ///
-    /// # Safety
-    /// The processor has AVX-512.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    unsafe fn put(
-        &self,
-        block: &mut [f32],
-        i: usize,
-        j: usize,
-        height: usize,
-        width: usize,
-        add: bool,
-        start: usize,
-        last: bool,
-    ) {
-        // SAFETY: the part's rows and columns lie within `sums`.
-        let part = |row: usize| {
-            let at = (i + row - self.top) * self.wide + j - self.left;
-            self.sums.map(|sums| unsafe { std::slice::from_raw_parts_mut(sums.add(at), width) })
-        };
-        for (row, block) in block.chunks_exact_mut(BLOCK).take(height).enumerate() {
-            if let Some(part) = part(row) {
-                if start > 0 {
-                    part.iter().zip(block.iter_mut()).for_each(|(part, x)| *x += part);
-                }
-                if !last {
-                    part.copy_from_slice(&block[..width]);
-                    continue;
-                }
-            }
-            let add = add || (start > 0 && self.sums.is_none());
-            match self.c.view.dtype() {
-                Dtype::F32 => self.row::<f32>(&block[..width], i + row, j, add),
-                _ => self.row::<bf16>(&block[..width], i + row, j, add),
-            }
-        }
-    }
+/// Element (i, j) of a matrix with contiguous rows.
+fn at<T>(c: Matrix, i: usize, j: usize) -> *mut T {
+    let start = i * c.row_stride + j;
+    c.view.sub(start..start + 1).address() as *mut T
+}
 
-    #[inline(always)]
-    fn row<T: Element>(&self, block: &[f32], i: usize, j: usize, add: bool) {
-        let start = i * self.c.row_stride + j;
-        let view: View = self.c.view.sub(start..start + block.len());
-        // SAFETY: T is the view's type; each element of c belongs to one thread.
-        let to = unsafe { view.slice_mut::<T>() };
-        for j in (0..block.len()).step_by(LANES) {
-            // SAFETY: the caller runs on AVX-512.
-            unsafe {
-                let x: Avx512 = load(block, j);
-                let x = if add { x.plus(load(to, j)) } else { x };
-                store(to, j, x);
+/// Writes or adds a block of sums to the result, rounded to its type.
+///
+/// # Safety
+/// Both have `height` rows of `width`; the processor has AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn finish<T: Element>(
+    from: *const f32,
+    from_row: usize,
+    to: *mut T,
+    to_row: usize,
+    height: usize,
+    width: usize,
+    add: bool,
+) {
+    for i in 0..height {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let from = std::slice::from_raw_parts(from.add(i * from_row), width);
+            let to = std::slice::from_raw_parts_mut(to.add(i * to_row), width);
+            for j in (0..width).step_by(LANES) {
+                let x: Avx512 = load(from, j);
+                store(to, j, if add { x.plus(load(to, j)) } else { x });
             }
         }
     }

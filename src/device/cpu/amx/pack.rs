@@ -34,7 +34,7 @@ pub struct Operand {
 }
 
 /// Sixteen vectors of pairs.
-type Square = [__m512i; 16];
+pub type Square = [__m512i; 16];
 
 impl Operand {
     /// A matrix's rows: A itself, or B transposed.
@@ -153,7 +153,7 @@ fn mask(len: usize) -> u32 {
 /// Transposes 16 x 16 numbers of 32 bits.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn transpose(r: Square) -> Square {
+pub fn transpose(r: Square) -> Square {
     let mut t = r;
     // Pairs of rows, then fours, then the quarters of the registers.
     for i in 0..8 {

@@ -14,6 +14,7 @@ static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
     // The kernel must agree to save eight more KiB of state: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
     // SAFETY: a system call without pointers; it changes nothing but the permission.
     level() == Level::Avx512
+        && is_x86_feature_detected!("avx512bf16")
         && features & both == both
         && unsafe { libc::syscall(libc::SYS_arch_prctl, 0x1023, 18) } == 0
 });
@@ -51,16 +52,27 @@ impl Tiles {
         Tiles(PhantomData)
     }
 
-    /// `c[32 x 32] = a·b`: `steps` steps of two packed tiles of each.
+    /// `c[32 x 32] (+)= a·b`: `steps` steps of two packed tiles of each; rows of c are `row` f32 apart.
+    ///
+    /// # Safety
+    /// `c` is good for 32 rows of 32.
     ///
     /// # Panics
     /// If an operand is too short or there is no step.
     #[inline(always)]
-    pub fn multiply(&self, a: &[f32], b: &[f32], steps: usize, c: &mut [f32]) {
-        assert!(steps > 0 && a.len() >= steps * 512 && b.len() >= steps * 512 && c.len() >= 1024);
-        // SAFETY: the unit is configured; the assert bounds all accesses.
+    pub unsafe fn multiply(&self, a: &[f32], b: &[f32], steps: usize, c: *mut f32, row: usize, add: bool) {
+        assert!(steps > 0 && a.len() >= steps * 512 && b.len() >= steps * 512);
+        // SAFETY: the unit is configured; the assert and the caller bound all accesses.
         unsafe {
             asm!(
+                "test {add:e}, {add:e}",
+                "jz 3f",
+                "tileloadd tmm0, [{c} + {c_row}]",
+                "tileloadd tmm1, [{c} + {c_row} + 64]",
+                "tileloadd tmm2, [{low} + {c_row}]",
+                "tileloadd tmm3, [{low} + {c_row} + 64]",
+                "jmp 2f",
+                "3:",
                 "tilezero tmm0",
                 "tilezero tmm1",
                 "tilezero tmm2",
@@ -78,16 +90,18 @@ impl Tiles {
                 "add {b}, 2048",
                 "dec {steps}",
                 "jnz 2b",
-                "add {row}, {row}",
-                "tilestored [{c} + {row}], tmm0",
-                "tilestored [{c} + {row} + 64], tmm1",
-                "tilestored [{c} + {row} + 2048], tmm2",
-                "tilestored [{c} + {row} + 2112], tmm3",
+                "tilestored [{c} + {c_row}], tmm0",
+                "tilestored [{c} + {c_row} + 64], tmm1",
+                "tilestored [{low} + {c_row}], tmm2",
+                "tilestored [{low} + {c_row} + 64], tmm3",
                 a = inout(reg) a.as_ptr() => _,
                 b = inout(reg) b.as_ptr() => _,
-                c = in(reg) c.as_mut_ptr(),
-                row = inout(reg) 64usize => _,
+                c = in(reg) c,
+                low = in(reg) c.add(16 * row),
+                c_row = in(reg) 4 * row,
+                row = in(reg) 64usize,
                 steps = inout(reg) steps => _,
+                add = in(reg) u32::from(add),
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),

@@ -104,7 +104,7 @@ impl<T: Element> Columns<T> {
     /// # Safety
     /// The tensor has that row.
     #[inline(always)]
-    unsafe fn write(&self, i: usize, values: &[f32], scale: f32) {
+    pub unsafe fn write(&self, i: usize, values: &[f32], scale: f32) {
         // SAFETY: the caller's promise and `new`'s.
         let row = unsafe { std::slice::from_raw_parts_mut(self.start.add(i * self.stride), self.len) };
         for (to, x) in row.iter_mut().zip(values) {

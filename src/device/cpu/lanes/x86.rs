@@ -10,6 +10,14 @@ use super::{Lanes, Portable};
 #[derive(Clone, Copy)]
 pub struct Avx512(__m512);
 
+impl Avx512 {
+    /// The register.
+    #[inline(always)]
+    pub fn register(self) -> __m512 {
+        self.0
+    }
+}
+
 // SAFETY: see above.
 unsafe impl Lanes for Avx512 {
     const WIDE: bool = true;
