@@ -45,18 +45,24 @@ pub fn fail(error: &anyhow::Error) -> Exit {
     let exit = exit_of(error);
     if let Some(agreed) = error.downcast_ref::<Agreed>() {
         if agreed.speaks {
-            eprintln!("tawpipe: {}", line(error));
+            say(&line(error));
         }
         return exit;
     }
     let rank = launched_rank().unwrap_or(0);
     if rank > 0 {
         std::thread::sleep(HOLD_BACK);
-        eprintln!("tawpipe: rank {rank}: {}", line(error));
+        say(&format!("rank {rank}: {}", line(error)));
     } else {
-        eprintln!("tawpipe: {}", line(error));
+        say(&line(error));
     }
     exit
+}
+
+/// One line on standard error, written at once: the launcher writes its own lines between any two writes.
+fn say(text: &str) {
+    // Nothing can be done for a reader who has closed standard error.
+    let _ = std::io::stderr().write_all(format!("tawpipe: {text}\n").as_bytes());
 }
 
 /// The chain of causes as one line.
