@@ -52,7 +52,7 @@ test: deps ## Run every test
 
 .PHONY: all-tests
 all-tests:
-	cargo test $(FEATURES)
+	cargo test --no-fail-fast $(FEATURES)
 
 lint: deps ## Formatting, clippy and documentation, all warnings are errors
 	cargo fmt --check

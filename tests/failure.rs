@@ -233,7 +233,7 @@ fn bad_weights_are_refused() {
     let deck = deck.replace("model = { dim = 64, layers = 4, heads = 4, ffn = 96 }", &from);
     fs::write(folder.path().join("deck.toml"), deck).unwrap();
     let other = "run.folder=\"other\"";
-    let folder = refused(folder, &["--set", other], &["start.h5", "no such file"]);
+    let folder = refused(folder, &["--set", other], &["start.h5", "does not exist"]);
     fs::write(&start, &whole[..whole.len() - 5000]).unwrap();
     let folder = refused(folder, &["--set", other], &["start.h5"]);
     let folder = {
