@@ -83,19 +83,21 @@ impl Operand {
     /// As [`Operand::pack`] asserts.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     unsafe fn pack_tiles(&self, side: Side, vectors: Range<usize>, depth: Range<usize>, to: &mut [f32]) {
+        let along = self.depth_stride == 1;
         for (step, to) in depth.clone().step_by(32).zip(to.chunks_exact_mut(512)) {
             let pairs = step..(step + 32).min(depth.end);
             for (half, to) in to.chunks_exact_mut(256).enumerate() {
                 let first = vectors.start + 16 * half;
                 let sixteen = first.min(vectors.end)..(first + 16).min(vectors.end);
-                // SAFETY: the caller's promise.
+                let to = to.as_mut_ptr();
+                // SAFETY: the caller's promise; `to` is a tile.
                 unsafe {
-                    let along = self.depth_stride == 1;
-                    let square =
-                        if along { self.along(sixteen, pairs.clone()) } else { self.between(sixteen, pairs.clone()) };
-                    let square = if along == (side == Side::A) { square } else { transpose(square) };
-                    for (row, pairs) in to.chunks_exact_mut(16).zip(square) {
-                        _mm512_storeu_si512(row.as_mut_ptr().cast(), pairs);
+                    match along {
+                        true => self.along(sixteen, pairs.clone(), to),
+                        false => self.between(sixteen, pairs.clone(), to),
+                    }
+                    if along != (side == Side::A) {
+                        transpose_tile(to);
                     }
                 }
             }
@@ -105,19 +107,22 @@ impl Operand {
     /// A row a vector: its elements lie side by side.
     ///
     /// # Safety
-    /// Such vectors and elements exist; the processor has AVX-512.
+    /// Such vectors and elements exist; `to` is a tile; the processor has AVX-512.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn along(&self, vectors: Range<usize>, depth: Range<usize>) -> Square {
+    unsafe fn along(&self, vectors: Range<usize>, depth: Range<usize>, to: *mut f32) {
         let mask = mask(depth.len());
-        let mut square = [_mm512_setzero_si512(); 16];
-        for (row, vector) in square.iter_mut().zip(vectors) {
-            // SAFETY: the mask keeps to the elements that exist.
-            *row = unsafe {
-                _mm512_maskz_loadu_epi16(mask, self.start.add(vector * self.vector_stride + depth.start).cast())
-            };
+        // SAFETY: the mask keeps to the elements that exist.
+        unsafe {
+            let start = self.start.add(vectors.start * self.vector_stride + depth.start);
+            for i in 0..vectors.len() {
+                let row = _mm512_maskz_loadu_epi16(mask, start.add(i * self.vector_stride).cast());
+                _mm512_storeu_si512(to.add(16 * i).cast(), row);
+            }
+            for i in vectors.len()..16 {
+                _mm512_storeu_si512(to.add(16 * i).cast(), _mm512_setzero_si512());
+            }
         }
-        square
     }
 
     /// A row a pair: the same element of all vectors lies side by side.
@@ -126,23 +131,37 @@ impl Operand {
     /// As [`Operand::along`].
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn between(&self, vectors: Range<usize>, depth: Range<usize>) -> Square {
+    unsafe fn between(&self, vectors: Range<usize>, depth: Range<usize>, to: *mut f32) {
         let mask = mask(vectors.len()) as u16;
-        let one = |at: usize| {
-            if at < depth.end {
-                // SAFETY: the mask keeps to the vectors that exist.
-                unsafe { _mm256_maskz_loadu_epi16(mask, self.start.add(at * self.depth_stride + vectors.start).cast()) }
-            } else {
-                _mm256_setzero_si256()
-            }
+        // SAFETY: the mask keeps to the vectors that exist.
+        let one = |at: usize| unsafe {
+            let keep = if at < depth.end { mask } else { 0 };
+            let at = at.min(depth.end - 1);
+            let start = self.start.add(at * self.depth_stride + vectors.start);
+            _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(keep, start.cast()))
         };
-        let mut square = [_mm512_setzero_si512(); 16];
-        for (pair, row) in square.iter_mut().enumerate() {
-            let at = depth.start + 2 * pair;
-            let (low, high) = (_mm512_cvtepu16_epi32(one(at)), _mm512_cvtepu16_epi32(one(at + 1)));
-            *row = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
+        for i in 0..16 {
+            let (low, high) = (one(depth.start + 2 * i), one(depth.start + 2 * i + 1));
+            let pairs = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
+            // SAFETY: row i of a tile.
+            unsafe { _mm512_storeu_si512(to.add(16 * i).cast(), pairs) };
         }
-        square
+    }
+}
+
+/// Transposes a tile of pairs in place.
+///
+/// # Safety
+/// `tile` is one; the processor has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn transpose_tile(tile: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let rows = transpose(std::array::from_fn(|i| _mm512_loadu_si512(tile.add(16 * i).cast())));
+        for (i, row) in rows.into_iter().enumerate() {
+            _mm512_storeu_si512(tile.add(16 * i).cast(), row);
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use std::arch::x86_64::*;
 use half::bf16;
 
 use super::pack::{Operand, transpose};
+use super::row_of;
 use crate::device::Attention;
 
 /// Edge of a square.
@@ -61,14 +62,6 @@ static HIDDEN: [[f32; EDGE]; EDGE] = {
     }
     table
 };
-
-/// Thirty-two numbers rounded to bf16, in order: a row of a packed tile.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn row_of(low: __m512, high: __m512) -> __m512i {
-    // SAFETY: both are 64 bytes.
-    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
-}
 
 /// Sixteen pairs of numbers rounded to bf16: a row of a packed tile of B.
 #[inline]
