@@ -135,3 +135,53 @@ unsafe fn kernel<V: Lanes, const R: usize, const W: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cpu::lanes::Portable;
+
+    /// Products of many sizes, straight and transposed, written and added.
+    ///
+    /// # Safety
+    /// The processor has what `V` needs.
+    unsafe fn check<V: Lanes>() {
+        let number = |i: usize| ((i * 37 + 11) % 23) as f32 - 11.0;
+        for (m, k, n) in [(1, 1, 16), (6, 5, 64), (17, 3, 48), (64, 64, 32), (13, 7, 112)] {
+            for (turned, add) in [(false, false), (true, true)] {
+                let a: Vec<f32> = (0..m * k).map(number).collect();
+                let b: Vec<f32> = (0..k * (n + 3)).map(number).collect();
+                let mut c: Vec<f32> = (0..m * (n + 5)).map(number).collect();
+                let (row, col) = if turned { (1, m) } else { (k, 1) };
+                let mut expected = c.clone();
+                for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                    let sum: f32 = (0..k).map(|p| a[i * row + p * col] * b[p * (n + 3) + j]).sum();
+                    let before = if add { expected[i * (n + 5) + j] } else { 0.0 };
+                    expected[i * (n + 5) + j] = before + sum;
+                }
+                // SAFETY: the caller's promise.
+                unsafe { product::<V>((m, k, n), Left { data: &a, row, col }, &b, n + 3, &mut c, n + 5, add) };
+                // Integers: every order of summation gives the same.
+                assert_eq!(c, expected, "{m}x{k}x{n}");
+            }
+        }
+    }
+
+    /// All three kinds of vectors, as far as the processor has them.
+    #[test]
+    fn every_kind_of_vector() {
+        use crate::device::cpu::simd::{Level, level};
+        // SAFETY: asked before each.
+        unsafe {
+            check::<Portable>();
+            #[cfg(target_arch = "x86_64")]
+            if level() >= Level::Avx2 {
+                check::<crate::device::cpu::lanes::Avx2>();
+            }
+            #[cfg(target_arch = "x86_64")]
+            if level() >= Level::Avx512 {
+                check::<crate::device::cpu::lanes::Avx512>();
+            }
+        }
+    }
+}

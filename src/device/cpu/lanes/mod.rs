@@ -126,3 +126,96 @@ macro_rules! vectorised {
     }};
 }
 pub(crate) use vectorised;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every operation of a vector type, lane by lane, against scalar arithmetic; numbers that are no numbers too.
+    ///
+    /// # Safety
+    /// The processor has what `V` needs.
+    unsafe fn check<V: Lanes>() {
+        let x: [f32; LANES] = std::array::from_fn(|i| (i as f32 - 7.5) * 11.3);
+        let y: [f32; LANES] = std::array::from_fn(|i| 0.3 * i as f32 - 2.0);
+        let mut with_nan = x;
+        with_nan[3] = f32::NAN;
+        // SAFETY: the caller's promise; arrays of sixteen.
+        unsafe {
+            let get = |v: V| {
+                let mut out = [0f32; LANES];
+                v.store(out.as_mut_ptr());
+                out
+            };
+            let (a, b) = (V::load(x.as_ptr()), V::load(y.as_ptr()));
+            let each = |f: &dyn Fn(f32, f32) -> f32| -> [f32; LANES] { std::array::from_fn(|i| f(x[i], y[i])) };
+            assert_eq!(get(a.plus(b)), each(&|x, y| x + y));
+            assert_eq!(get(a.minus(b)), each(&|x, y| x - y));
+            assert_eq!(get(a.times(b)), each(&|x, y| x * y));
+            assert_eq!(get(a.over(b)), each(&|x, y| x / y));
+            assert_eq!(get(a.at_least(b)), each(&f32::max));
+            assert_eq!(get(a.at_most(b)), each(&f32::min));
+            assert_eq!(get(a.zero_where_below(a, b)), each(&|x, y| if x < y { 0.0 } else { x }));
+            assert_eq!(get(a.times_power(V::splat(ROUND - 3.0))), each(&|x, _| x / 8.0));
+            let sum: f32 = x.iter().sum();
+            assert!((a.sum() - sum).abs() < 1e-4 && a.greatest() == x[15]);
+            for (got, (x, y)) in get(V::splat(1.5).plus_product(a, b)).iter().zip(x.iter().zip(y)) {
+                assert!((got - (1.5 + x * y)).abs() < 1e-4);
+            }
+            for bound in [V::splat(-1.0), V::splat(1.0)] {
+                let n = V::load(with_nan.as_ptr());
+                assert!(get(n.at_least(bound))[3].is_nan() && get(n.at_most(bound))[3].is_nan());
+                assert!(get(n.zero_where_below(n, bound))[3].is_nan());
+            }
+            let mut narrow = [0u16; LANES];
+            V::load(with_nan.as_ptr()).store_upper(narrow.as_mut_ptr());
+            for (narrow, x) in narrow.iter().zip(with_nan) {
+                let expected = half::bf16::from_f32(x);
+                assert!(*narrow == expected.to_bits() || half::bf16::from_bits(*narrow).is_nan() && x.is_nan());
+            }
+            assert_eq!(get(V::load_upper(narrow.as_ptr()))[0], half::bf16::from_f32(x[0]).to_f32());
+        }
+    }
+
+    /// e^x over its whole range, to two units in the last place.
+    ///
+    /// # Safety
+    /// The processor has what `V` needs.
+    unsafe fn check_exp<V: Lanes>() {
+        let one = |x: f32| {
+            let mut out = [0f32; LANES];
+            // SAFETY: the caller's promise.
+            unsafe { exp(V::splat(x)).store(out.as_mut_ptr()) };
+            out[5]
+        };
+        for i in -8700..8800 {
+            let x = i as f32 * 0.01;
+            let expected = f64::from(x).exp();
+            let error = (f64::from(one(x)) - expected).abs() / expected;
+            assert!(error < 2.4e-7, "e^{x}: {} instead of {expected}", one(x));
+        }
+        assert_eq!((one(0.0), one(-88.0), one(f32::NEG_INFINITY)), (1.0, 0.0, 0.0));
+        assert!(one(f32::NAN).is_nan() && one(f32::INFINITY) > 1e38);
+    }
+
+    /// All three implementations, as far as the processor has them.
+    #[test]
+    fn every_kind_of_vector() {
+        use crate::device::cpu::simd::{Level, level};
+        // SAFETY: asked before each.
+        unsafe {
+            check::<Portable>();
+            check_exp::<Portable>();
+            #[cfg(target_arch = "x86_64")]
+            if level() >= Level::Avx2 {
+                check::<Avx2>();
+                check_exp::<Avx2>();
+            }
+            #[cfg(target_arch = "x86_64")]
+            if level() >= Level::Avx512 {
+                check::<Avx512>();
+                check_exp::<Avx512>();
+            }
+        }
+    }
+}
