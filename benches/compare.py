@@ -45,7 +45,7 @@ def tawpipe(binary, deck, dtype, ranks, steps, warmup):
         out = run(["/usr/bin/env", *[f"{k}={v}" for k, v in MPI.items()], *map(str, command)], cwd=ROOT)
     steps = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     steps = [s for s in steps if "step_s" in s][warmup:]
-    return statistics.median(s["tokens_per_s"] for s in steps), max(s["peak_rss"] for s in steps) / 2**20
+    return statistics.median(s["tokens_per_s"] for s in steps), max(s["memory_peak"] for s in steps) / 2**20
 
 
 def torch(python, config, dtype, ranks, accum):
