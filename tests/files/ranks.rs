@@ -1,100 +1,14 @@
 //! A world of threads, and models cut over it.
 
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Barrier, Mutex};
 
 use tawpipe::checkpoint::{Piece, PieceMut, pieces, pieces_mut};
-use tawpipe::fabric::Control;
+use tawpipe::fabric::local::{self, LocalWorld};
 use tawpipe::model::{ModelShape, Shards};
 
-/// One of the threads: collectives by channels through rank 0.
-pub struct Thread<'w> {
-    rank: usize,
-    /// To every rank.
-    senders: Vec<Sender<Vec<u8>>>,
-    /// From every rank.
-    receivers: Vec<Mutex<Receiver<Vec<u8>>>>,
-    barrier: &'w Barrier,
-}
-
 /// Runs `body` on every rank of a world and returns what it returns, in rank order.
-pub fn world<T: Send>(size: usize, body: impl Fn(&Thread) -> T + Sync) -> Vec<T> {
-    let barrier = Barrier::new(size);
-    let mut senders: Vec<Vec<Sender<Vec<u8>>>> = (0..size).map(|_| Vec::new()).collect();
-    let mut receivers: Vec<Vec<Mutex<Receiver<Vec<u8>>>>> = (0..size).map(|_| Vec::new()).collect();
-    for from in &mut senders {
-        for to in &mut receivers {
-            let (sender, receiver) = channel();
-            from.push(sender);
-            to.push(Mutex::new(receiver));
-        }
-    }
-    let (barrier, body) = (&barrier, &body);
-    std::thread::scope(|scope| {
-        let ranks: Vec<_> = senders.into_iter().zip(receivers).enumerate().collect();
-        let threads: Vec<_> = ranks
-            .into_iter()
-            .map(|(rank, (senders, receivers))| {
-                scope.spawn(move || body(&Thread { rank, senders, receivers, barrier }))
-            })
-            .collect();
-        threads.into_iter().map(|thread| thread.join().expect("a rank panicked")).collect()
-    })
-}
-
-impl Control for Thread<'_> {
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    fn size(&self) -> usize {
-        self.senders.len()
-    }
-
-    fn barrier(&self) {
-        self.barrier.wait();
-    }
-
-    fn sum_u64(&self, values: &mut [u64]) {
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let mut total = vec![0u64; values.len()];
-        for part in self.gather(&bytes).unwrap_or_default() {
-            for (sum, word) in total.iter_mut().zip(part.as_chunks::<8>().0) {
-                *sum = sum.wrapping_add(u64::from_le_bytes(*word));
-            }
-        }
-        let mut bytes = total.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.broadcast(0, &mut bytes);
-        for (value, word) in values.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            *value = u64::from_le_bytes(*word);
-        }
-    }
-
-    fn sum_f64(&self, _: &mut [f64]) {
-        unimplemented!("files sum no reals");
-    }
-
-    fn broadcast(&self, root: usize, bytes: &mut Vec<u8>) {
-        if self.rank == root {
-            (0..self.size()).filter(|&to| to != root).for_each(|to| self.send(to, bytes));
-        } else {
-            *bytes = self.receive(root);
-        }
-    }
-
-    fn gather(&self, bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
-        self.send(0, bytes);
-        (self.rank == 0).then(|| (0..self.size()).map(|from| self.receive(from)).collect())
-    }
-
-    fn send(&self, to: usize, bytes: &[u8]) {
-        self.senders[to].send(bytes.to_vec()).expect("the other rank lives");
-    }
-
-    fn receive(&self, from: usize) -> Vec<u8> {
-        self.receivers[from].lock().expect("one thread").recv().expect("the other rank lives")
-    }
+pub fn world<T: Send>(size: usize, body: impl Fn(&LocalWorld) -> T + Sync) -> Vec<T> {
+    local::run(size, Default::default(), |_, world| body(world))
 }
 
 /// A small model with grouped queries.
