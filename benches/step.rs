@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use tawpipe::cluster::Groups;
+use tawpipe::cluster::{Costs, Groups};
 use tawpipe::device::{AdamW, AdamWStep, Attention, Cpu, Device, Matrix, Memory, View};
 use tawpipe::model::{Dtype, ModelShape, Recompute, init};
 use tawpipe::nn::Network;
@@ -166,7 +166,8 @@ fn main() {
     };
     let batch = Batch { seq, micro, micros };
     let (groups, system) = (Groups::new(&[1]), systems::SystemOptions::Single);
-    let job = Job { shape, groups, batch, dtype, grad_dtype: Dtype::F32, recompute, system };
+    let costs = Costs::flops(&shape, micro, seq);
+    let job = Job { shape, groups, batch, dtype, grad_dtype: Dtype::F32, recompute, costs, memory: None, system };
     let schedule = systems::schedule(&job).expect("a job for one rank");
     let plan = schedule.rank(0);
     let memory = Memory::new(&plan.slots);
@@ -210,7 +211,7 @@ fn main() {
                         *t = ((i * 7919 + work.micro * 104_729) % vocab) as i32;
                     }
                 }
-                Action::AllReduce { .. } => {}
+                Action::Collective(_) => {}
                 action => net.run(action, &memory),
             }
         }

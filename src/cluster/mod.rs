@@ -1,7 +1,10 @@
 //! The machine a job runs on: which ranks share a fast link.
 
+mod costs;
+
 use std::ops::Range;
 
+pub use costs::{Costs, UnitCost};
 use serde::{Deserialize, Serialize};
 
 /// Number of a rank, counted group by group.

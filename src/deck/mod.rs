@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value as Toml};
 
-use crate::cluster::Groups;
+use crate::cluster::{Costs, Groups};
 use crate::data::{Dataset, Request, Source};
 use crate::model::ModelShape;
 use crate::plan::systems::SystemOptions;
@@ -117,12 +117,14 @@ impl Deck {
         shape.validate().map_err(|shape| DeckError::Shape { file: self.file.clone(), shape })?;
         let batch = Batch { seq: self.data.seq, micro: self.batch.micro, micros: self.batch.global / self.batch.micro };
         Ok(Job {
-            shape,
             groups,
             batch,
             dtype: self.run.dtype,
             grad_dtype: self.run.grad_dtype,
             recompute: self.run.recompute,
+            costs: Costs::flops(&shape, batch.micro, batch.seq),
+            memory: self.cluster.memory.map(|memory| memory.0),
+            shape,
             system: self.system.clone(),
         })
     }

@@ -6,7 +6,7 @@ use crate::data::{Order, TokenType, TokenizerChoice, Valid};
 use crate::model::{Dtype, ModelShape, Recompute};
 
 use super::section::section;
-use super::value::{DeviceKind, Poll, RanksPerGroup, Schedule, Seconds};
+use super::value::{DeviceKind, Memory, Poll, RanksPerGroup, Schedule, Seconds};
 
 section! {
     /// The model: either `from` an existing one, or a shape that starts from random weights.
@@ -130,6 +130,8 @@ section! {
     "cluster": ClusterSection {
         /// Ranks of a group, instead of asking MPI which ranks share a node; lets one machine play several nodes.
         ranks_per_group: Option<RanksPerGroup> = None,
+        /// What a rank may use; a plan that needs more is refused. Left out: no limit.
+        memory: Option<Memory> = None,
     }
 }
 

@@ -132,6 +132,27 @@ impl Value for Seconds {
     }
 }
 
+/// An amount of memory in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory(pub usize);
+
+const UNITS: [(&str, f64); 4] = [("GiB", 1073741824.0), ("MiB", 1048576.0), ("GB", 1e9), ("MB", 1e6)];
+
+impl Value for Memory {
+    fn accepts() -> String {
+        "bytes, or a number with a unit such as \"80 GB\" or \"24 GiB\"".into()
+    }
+    fn read(value: &Toml, origin: &Origin) -> Option<Self> {
+        let Some(text) = value.as_str() else { return usize::read(value, origin).filter(|&b| b > 0).map(Memory) };
+        let (unit, factor) = UNITS.into_iter().find(|(unit, _)| text.ends_with(unit))?;
+        let number: f64 = text.strip_suffix(unit)?.trim().parse().ok()?;
+        (number > 0.0 && number.is_finite()).then_some(Memory((number * factor) as usize))
+    }
+    fn write(&self) -> Option<Toml> {
+        Some(Toml::Integer(self.0 as i64))
+    }
+}
+
 impl Value for Valid {
     fn accepts() -> String {
         "a fraction from 0 to below 1, or a path".into()

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::cluster::Rank;
 use crate::device::{Memory, View};
 use crate::plan::collective::{Collective, Step, steps};
-use crate::plan::{Action, Algorithm, CommId, Payload, Region, Segment, Slot, Split};
+use crate::plan::{Action, Algorithm, Call, CommId, Payload, Region, Segment, Slot, Split};
 
 use super::sum::add;
 use super::{FabricError, Request, Sent, Wire};
@@ -116,31 +116,14 @@ impl<'a> Transfers<'a> {
                 }));
                 Transfer { comm: *comm, views: regions.collect(), moves: moves.collect(), _scratch: None }
             }
-            Action::Broadcast { comm, root, region, payload, algorithm } => {
-                self.collective(memory, Collective::Broadcast(*root), *algorithm, *comm, *region, None, payload)
-            }
-            Action::Reduce { comm, root, region, scratch, payload, algorithm } => {
-                self.collective(memory, Collective::Reduce(*root), *algorithm, *comm, *region, Some(*scratch), payload)
-            }
-            Action::AllReduce { comm, region, scratch, payload, algorithm } => {
-                self.collective(memory, Collective::AllReduce, *algorithm, *comm, *region, *scratch, payload)
-            }
+            Action::Collective(call) => self.collective(memory, call),
             _ => return None,
         })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the parts of three actions")]
-    fn collective(
-        &mut self,
-        memory: &Memory,
-        what: Collective,
-        algorithm: Algorithm,
-        comm: CommId,
-        region: Region,
-        scratch: Option<Region>,
-        payload: &Payload,
-    ) -> Transfer {
-        let control = *payload == Payload::Scalars;
+    fn collective(&mut self, memory: &Memory, call: &Call) -> Transfer {
+        let Call { comm, what, algorithm, region, scratch, .. } = *call;
+        let control = call.payload == Payload::Scalars;
         let room = scratch.map(|scratch| scratch.len);
         let key = (what, algorithm, comm, region.len, room, control);
         let (rank, splits) = (self.rank, self.splits);

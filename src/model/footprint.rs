@@ -22,6 +22,8 @@ pub enum Recompute {
 pub struct Footprint {
     /// Kept from forward (or recomputation) until backward, beside the unit's input.
     pub saved: usize,
+    /// Kept between the two halves of a split backward.
+    pub pending: usize,
     /// Scratch while any op of the unit runs.
     pub workspace: usize,
 }
@@ -30,15 +32,16 @@ pub struct Footprint {
 pub fn footprint(shape: &ModelShape, unit: Unit, dtype: Dtype, micro: usize, seq: usize) -> Footprint {
     let tokens = micro * seq;
     match unit {
-        Unit::Embed => Footprint { saved: 0, workspace: 0 },
+        Unit::Embed => Footprint { saved: 0, pending: 0, workspace: 0 },
         Unit::Block(_) => Footprint {
             saved: BlockSaved::new(shape, dtype, tokens).bytes,
+            pending: BlockPending::new(shape, dtype, tokens).bytes,
             workspace: BlockForward::new(shape, dtype, tokens)
                 .bytes
                 .max(BlockEvaluate::new(shape, dtype, tokens).bytes)
                 .max(BlockBackward::new(shape, dtype, tokens).bytes),
         },
-        Unit::Head => Footprint { saved: 0, workspace: HeadWork::new(shape, dtype, tokens).bytes },
+        Unit::Head => Footprint { saved: 0, pending: 0, workspace: HeadWork::new(shape, dtype, tokens).bytes },
     }
 }
 
@@ -209,6 +212,55 @@ impl BlockBackward {
         let d_qkv = later.take(tokens * (shape.q_dim() + 2 * shape.kv_dim()), dtype);
         layout.either(later);
         BlockBackward { norm, d_norm, inverse_rms, parts, act, d_gate_up, d_attention, d_qkv, bytes: layout.bytes }
+    }
+}
+
+/// What the gradient of a block's parameters needs beside nothing else: the argument of every projection and the gradient
+/// of its result. Backward up to there writes it.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockPending {
+    /// `[tokens, dim]` (T): argument of queries, keys and values.
+    pub norm1: Field,
+    /// `[tokens, q + 2 kv]` (T): gradient of queries, keys and values.
+    pub d_qkv: Field,
+    /// `[tokens, q]` (T): argument of the output projection.
+    pub attention: Field,
+    /// `[tokens, dim]` (T): gradient of its result.
+    pub d_middle: Field,
+    /// `[tokens, dim]` (T): argument of gate and up.
+    pub norm2: Field,
+    /// `[tokens, 2 ffn]` (T): gradient of gate and up.
+    pub d_gate_up: Field,
+    /// `[tokens, ffn]` (T): argument of the down projection.
+    pub act: Field,
+    /// `[tokens, dim]` (T): gradient of its result.
+    pub d_output: Field,
+    /// `[dim]` (f32): gradient of the first norm's weight.
+    pub d_weight1: Field,
+    /// `[dim]` (f32): gradient of the second norm's weight.
+    pub d_weight2: Field,
+    /// All of it.
+    pub bytes: usize,
+}
+
+impl BlockPending {
+    /// For `tokens` tokens computed in `dtype` (T).
+    pub fn new(shape: &ModelShape, dtype: Dtype, tokens: usize) -> Self {
+        let mut layout = Layout::default();
+        let (dim, q, kv, ffn) = (shape.dim, shape.q_dim(), shape.kv_dim(), shape.ffn);
+        BlockPending {
+            norm1: layout.take(tokens * dim, dtype),
+            d_qkv: layout.take(tokens * (q + 2 * kv), dtype),
+            attention: layout.take(tokens * q, dtype),
+            d_middle: layout.take(tokens * dim, dtype),
+            norm2: layout.take(tokens * dim, dtype),
+            d_gate_up: layout.take(tokens * 2 * ffn, dtype),
+            act: layout.take(tokens * ffn, dtype),
+            d_output: layout.take(tokens * dim, dtype),
+            d_weight1: layout.take(dim, Dtype::F32),
+            d_weight2: layout.take(dim, Dtype::F32),
+            bytes: layout.bytes,
+        }
     }
 }
 

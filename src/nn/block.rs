@@ -1,10 +1,10 @@
 //! A decoder block: attention and SwiGLU, each behind an RMSNorm and added to the residual stream.
 
 use crate::device::{Attention, Device, Matrix, View};
-use crate::model::{BlockBackward, BlockEvaluate, BlockForward, BlockSaved, Dtype, Field, ModelShape};
+use crate::model::{BlockBackward, BlockEvaluate, BlockForward, BlockPending, BlockSaved, Dtype, Field, ModelShape};
 
 use super::Span;
-use super::weights::BlockTable;
+use super::weights::{BlockTable, Projection};
 
 /// What every op of every block needs.
 #[derive(Clone, Copy)]
@@ -41,6 +41,29 @@ struct Tensors {
     act: Matrix,
     inverse_rms1: View,
     inverse_rms2: View,
+}
+
+/// A projection of a block.
+#[derive(Clone, Copy)]
+enum Part {
+    Qkv,
+    Out,
+    GateUp,
+    Down,
+}
+
+/// Where a backward leaves the arguments of the projections, computed again, and the gradients of their results.
+struct Gradients {
+    norm1: View,
+    d_qkv: View,
+    norm2: View,
+    d_gate_up: View,
+    /// The gradient of SwiGLU's result, then the result.
+    act: View,
+    /// Gradients of the norms' weights (f32), added to with `add`.
+    d_weight1: View,
+    d_weight2: View,
+    add: bool,
 }
 
 impl<D: Device> Block<'_, D> {
@@ -143,47 +166,128 @@ impl<D: Device> Block<'_, D> {
         workspace: View,
     ) {
         let (device, table, add) = (self.device, self.table, accumulate);
+        let work = BlockBackward::new(self.shape, self.dtype, self.tokens());
+        let scratch = |f| field(workspace, f);
+        let tensors = Gradients {
+            norm1: scratch(work.norm),
+            d_qkv: scratch(work.d_qkv),
+            norm2: scratch(work.norm),
+            d_gate_up: scratch(work.d_gate_up),
+            act: scratch(work.act),
+            d_weight1: gradient.sub(table.norm1.clone()),
+            d_weight2: gradient.sub(table.norm2.clone()),
+            add,
+        };
+        self.backward_chain(weights, input, saved, dx, &tensors, workspace, |part, dy, x| {
+            self.projection(part).backward_weight(device, gradient, dy, x, add);
+        });
+        self.clear_gaps(gradient, add);
+    }
+
+    /// Backward as far as the input's gradient; what [`Block::backward_weight`] needs goes to `pending`.
+    pub fn backward_input(&self, weights: View, input: View, saved: View, dx: View, pending: View, workspace: View) {
+        let keep = BlockPending::new(self.shape, self.dtype, self.tokens());
+        let kept = |f| field(pending, f);
+        let tensors = Gradients {
+            norm1: kept(keep.norm1),
+            d_qkv: kept(keep.d_qkv),
+            norm2: kept(keep.norm2),
+            d_gate_up: kept(keep.d_gate_up),
+            act: kept(keep.act),
+            d_weight1: kept(keep.d_weight1),
+            d_weight2: kept(keep.d_weight2),
+            add: false,
+        };
+        // The other tensors are where they are needed already; these change or go away.
+        self.backward_chain(weights, input, saved, dx, &tensors, workspace, |part, dy, x| match part {
+            Part::Down => self.device.cast(dy.view, kept(keep.d_output)),
+            Part::Out => {
+                self.device.cast(dy.view, kept(keep.d_middle));
+                self.device.cast(x.view, kept(keep.attention));
+            }
+            Part::Qkv | Part::GateUp => {}
+        });
+    }
+
+    /// The gradient of the parameters from what [`Block::backward_input`] left.
+    pub fn backward_weight(&self, pending: View, gradient: View, accumulate: bool) {
+        let keep = BlockPending::new(self.shape, self.dtype, self.tokens());
+        let pairs = [
+            (Part::Down, keep.d_output, keep.act),
+            (Part::GateUp, keep.d_gate_up, keep.norm2),
+            (Part::Out, keep.d_middle, keep.attention),
+            (Part::Qkv, keep.d_qkv, keep.norm1),
+        ];
+        for (part, dy, x) in pairs {
+            let [dy, x] = [dy, x].map(|f| self.by_token(field(pending, f)));
+            self.projection(part).backward_weight(self.device, gradient, dy, x, accumulate);
+        }
+        for (from, to) in [(keep.d_weight1, &self.table.norm1), (keep.d_weight2, &self.table.norm2)] {
+            let (from, to) = (field(pending, from), gradient.sub(to.clone()));
+            if accumulate { self.device.accumulate(from, to) } else { self.device.cast(from, to) }
+        }
+        self.clear_gaps(gradient, accumulate);
+    }
+
+    /// The chain of gradients from the output to the input. As soon as the argument `x` of a projection and the gradient
+    /// `dy` of its result are there, `ready` gets them.
+    #[allow(clippy::too_many_arguments, reason = "each is a region of the operation")]
+    fn backward_chain(
+        &self,
+        weights: View,
+        input: View,
+        saved: View,
+        dx: View,
+        t: &Gradients,
+        workspace: View,
+        mut ready: impl FnMut(Part, Matrix, Matrix),
+    ) {
+        let (device, table) = (self.device, self.table);
         let keep = BlockSaved::new(self.shape, self.dtype, self.tokens());
         let work = BlockBackward::new(self.shape, self.dtype, self.tokens());
         let kept = |f| field(saved, f);
-        let [norm, d_norm, act, d_gate_up, d_attention, d_qkv] =
-            [work.norm, work.d_norm, work.act, work.d_gate_up, work.d_attention, work.d_qkv]
-                .map(|f| field(workspace, f));
-        let (parts, again) = (field(workspace, work.parts), field(workspace, work.inverse_rms));
-        let [m_dx, m_norm, m_d_norm, m_act, m_d_gate_up, m_d_attention, m_d_qkv] =
-            [dx, norm, d_norm, act, d_gate_up, d_attention, d_qkv].map(|view| self.by_token(view));
+        let [d_norm, d_attention, parts, again] =
+            [work.d_norm, work.d_attention, work.parts, work.inverse_rms].map(|f| field(workspace, f));
+        let [m_dx, m_act, m_d_gate_up, m_d_norm, m_d_attention, m_d_qkv] =
+            [dx, t.act, t.d_gate_up, d_norm, d_attention, t.d_qkv].map(|view| self.by_token(view));
         let eps = self.shape.norm_eps as f32;
 
         // The SwiGLU branch: dx stays the gradient of the residual stream.
-        let weight2 = weights.sub(table.norm2.clone());
-        let inverse2 = kept(keep.inverse_rms2);
+        let (middle, weight2) = (kept(keep.middle), weights.sub(table.norm2.clone()));
         table.down.backward_input(device, weights, m_dx, m_act);
-        device.swiglu_backward(kept(keep.gate_up), act, d_gate_up, self.shape.ffn);
-        table.down.backward_weight(device, gradient, m_dx, m_act, add);
-        device.rmsnorm(kept(keep.middle), weight2, eps, norm, again);
-        table.gate_up.backward_weight(device, gradient, m_d_gate_up, m_norm, add);
+        device.swiglu_backward(kept(keep.gate_up), t.act, t.d_gate_up, self.shape.ffn);
+        ready(Part::Down, m_dx, m_act);
+        device.rmsnorm(middle, weight2, eps, t.norm2, again);
+        ready(Part::GateUp, m_d_gate_up, self.by_token(t.norm2));
         table.gate_up.backward_input(device, weights, m_d_gate_up, m_d_norm);
-        let d_weight2 = gradient.sub(table.norm2.clone());
-        device.rmsnorm_backward(d_norm, kept(keep.middle), weight2, inverse2, dx, true, d_weight2, add, parts);
+        device.rmsnorm_backward(d_norm, middle, weight2, kept(keep.inverse_rms2), dx, true, t.d_weight2, t.add, parts);
 
         // The attention branch.
-        let weight1 = weights.sub(table.norm1.clone());
-        let inverse1 = kept(keep.inverse_rms1);
-        let attention = kept(keep.attention);
+        let (attention, weight1) = (kept(keep.attention), weights.sub(table.norm1.clone()));
         table.out.backward_input(device, weights, m_dx, m_d_attention);
-        table.out.backward_weight(device, gradient, m_dx, self.by_token(attention), add);
+        ready(Part::Out, m_dx, self.by_token(attention));
         let (qkv, lse) = (kept(keep.qkv), kept(keep.lse));
-        device.attention_backward(&self.attention(), qkv, attention, lse, d_attention, d_qkv);
-        device.rope(&self.attention(), d_qkv, self.rope, true);
-        device.rmsnorm(input, weight1, eps, norm, again);
-        table.qkv.backward_weight(device, gradient, m_d_qkv, m_norm, add);
+        device.attention_backward(&self.attention(), qkv, attention, lse, d_attention, t.d_qkv);
+        device.rope(&self.attention(), t.d_qkv, self.rope, true);
+        device.rmsnorm(input, weight1, eps, t.norm1, again);
+        ready(Part::Qkv, m_d_qkv, self.by_token(t.norm1));
         table.qkv.backward_input(device, weights, m_d_qkv, m_d_norm);
-        let d_weight1 = gradient.sub(table.norm1.clone());
-        device.rmsnorm_backward(d_norm, input, weight1, inverse1, dx, true, d_weight1, add, parts);
-        if !add {
-            for gap in &table.gaps {
-                device.clear(gradient.sub(gap.clone()));
-            }
+        device.rmsnorm_backward(d_norm, input, weight1, kept(keep.inverse_rms1), dx, true, t.d_weight1, t.add, parts);
+    }
+
+    fn projection(&self, part: Part) -> &Projection {
+        match part {
+            Part::Qkv => &self.table.qkv,
+            Part::Out => &self.table.out,
+            Part::GateUp => &self.table.gate_up,
+            Part::Down => &self.table.down,
+        }
+    }
+
+    /// Zeros between the tensors of a gradient that is overwritten.
+    fn clear_gaps(&self, gradient: View, accumulate: bool) {
+        for gap in self.table.gaps.iter().filter(|_| !accumulate) {
+            self.device.clear(gradient.sub(gap.clone()));
         }
     }
 }

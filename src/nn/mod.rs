@@ -116,6 +116,13 @@ impl<D: Device> Network<D> {
                 *accumulate,
                 views(workspace),
             ),
+            Action::BackwardInput { weights, input, saved, dx, pending, workspace, .. } => {
+                let regions = [weights, input, saved, dx, pending].map(view);
+                self.backward_input(self.span(), regions, views(workspace));
+            }
+            Action::BackwardWeight { pending, gradient, accumulate, .. } => {
+                self.backward_weight(self.span(), view(pending), view(gradient), *accumulate);
+            }
             Action::Clear { dst } => self.device.clear(view(dst)),
             Action::Cast { src, dst } => self.device.cast(view(src), view(dst)),
             Action::Accumulate { src, dst } => self.device.accumulate(view(src), view(dst)),
@@ -141,11 +148,9 @@ impl<D: Device> Network<D> {
                     }
                 }
             }
-            Action::Load { .. }
-            | Action::Exchange { .. }
-            | Action::Broadcast { .. }
-            | Action::Reduce { .. }
-            | Action::AllReduce { .. } => panic!("no action of the network: {action:?}"),
+            Action::Load { .. } | Action::Exchange { .. } | Action::Collective(_) => {
+                panic!("no action of the network: {action:?}")
+            }
         }
     }
 
@@ -221,6 +226,18 @@ impl<D: Device> Network<D> {
             }
             Unit::Head => panic!("the head's backward is part of its loss"),
         }
+    }
+
+    /// A block's backward as far as its input's gradient; see [`Action::BackwardInput`]. Regions: weights, input, saved,
+    /// dx, pending.
+    pub fn backward_input(&self, span: Span, regions: [View; 5], workspace: Option<View>) {
+        let [weights, input, saved, dx, pending] = regions;
+        self.block(span).backward_input(weights, input, saved, dx, pending, needed(workspace));
+    }
+
+    /// The rest of a block's backward; see [`Action::BackwardWeight`].
+    pub fn backward_weight(&self, span: Span, pending: View, gradient: View, accumulate: bool) {
+        self.block(span).backward_weight(pending, gradient, accumulate);
     }
 
     /// Final norm and projection of hidden states `[rows, dim]` (T): writes logits `[rows, vocab]` (f32). The workspace

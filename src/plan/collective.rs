@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::cluster::Rank;
 
-use super::{Algorithm, REDUCE_CHUNK};
+use super::{Algorithm, REDUCE_CHUNK, REDUCE_CHUNKS};
 
 /// What a collective does with its region; roots are numbered as in the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,7 +17,22 @@ pub enum Collective {
     Reduce(Rank),
     /// Sum to all.
     AllReduce,
+    /// Every member's [`piece`] of the region to all.
+    AllGather,
+    /// Sum; every member gets its [`piece`] of it.
+    ReduceScatter,
 }
+
+/// The part of a region of `len` elements that belongs to member `index` of `members`. A region of whole cache lines, as
+/// shards are, is cut between cache lines.
+pub fn piece(len: usize, members: usize, index: usize) -> Range<usize> {
+    let grain = if len.is_multiple_of(GRAIN) { GRAIN } else { 1 };
+    let cut = |i: usize| i * (len / grain) / members * grain;
+    cut(index)..cut(index + 1)
+}
+
+/// Elements of a cache line or more, whatever the dtype.
+const GRAIN: usize = 64;
 
 /// One message of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +62,7 @@ pub struct Step {
 /// |---|---|
 /// | broadcast | [`Algorithm::Chain`] from the root on in ring order, in chunks; [`Algorithm::Tree`], whole |
 /// | reduce | [`Algorithm::Chain`] from the rank behind the root round to the root, in chunks |
+/// | all-gather, reduce-scatter | [`Algorithm::Ring`] |
 /// | all-reduce | [`Algorithm::Flat`] through the lowest rank, whole; [`Algorithm::Ring`], in as many chunks as members |
 ///
 /// # Panics
@@ -71,7 +87,9 @@ pub fn steps(what: Collective, algorithm: Algorithm, members: &[Rank], me: Rank,
             chain(from(first), n, len, |index| rank(first, index), true)
         }
         (Collective::AllReduce, Algorithm::Flat) => flat(at(me), members, len),
-        (Collective::AllReduce, Algorithm::Ring) => ring(at(me), members, len),
+        (Collective::AllReduce, Algorithm::Ring) => ring(at(me), members, len, 0..2 * (n - 1)),
+        (Collective::ReduceScatter, Algorithm::Ring) => ring(at(me), members, len, 0..n - 1),
+        (Collective::AllGather, Algorithm::Ring) => ring(at(me), members, len, n - 1..2 * (n - 1)),
         _ => return None,
     })
 }
@@ -131,26 +149,32 @@ fn flat(me: usize, members: &[Rank], len: usize) -> Vec<Step> {
     gather.chain(others.iter().map(|&peer| send(peer, 0..len))).collect()
 }
 
-/// Chunk c of n is summed while it travels from member c round to c - 1, then travels round once more.
-fn ring(me: usize, members: &[Rank], len: usize) -> Vec<Step> {
+/// Rounds of a ring all-reduce: in the first n - 1 every piece is summed while it travels from the member behind its
+/// own round to its own; in the other n - 1 it travels round once more.
+fn ring(me: usize, members: &[Rank], len: usize, rounds: Range<usize>) -> Vec<Step> {
     let n = members.len();
-    let chunk = |i: usize| i * len / n..(i + 1) * len / n;
     let part = |peer: usize, i: usize| {
-        let range = chunk(i % n);
+        let range = piece(len, n, i % n);
         (!range.is_empty()).then(|| Part { peer: members[peer % n], range })
     };
-    (0..2 * (n - 1))
+    rounds
         .map(|k| Step {
-            send: part(me + 1, me + 2 * n - k),
-            recv: part(me + n - 1, me + 2 * n - k - 1),
+            send: part(me + 1, me + 3 * n - k - 1),
+            recv: part(me + n - 1, me + 3 * n - k - 2),
             sum: k < n - 1,
         })
         .collect()
 }
 
-/// Elements of the largest message that a ring all-reduce adds to its region: its scratch must hold as many.
-pub fn ring_scratch(len: usize, members: usize) -> usize {
-    len.div_ceil(members)
+/// Elements that a sum over a region of `len` elements needs as scratch, to receive what it adds; `None` if it needs none.
+pub fn scratch(what: Collective, algorithm: Algorithm, len: usize, members: usize) -> Option<usize> {
+    match (what, algorithm) {
+        (Collective::Reduce(_), _) => Some(len.min(REDUCE_CHUNKS * REDUCE_CHUNK)),
+        (Collective::AllReduce | Collective::ReduceScatter, Algorithm::Ring) => {
+            (0..members).map(|i| piece(len, members, i).len()).max()
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -213,6 +237,13 @@ mod tests {
                     let got = run(Collective::AllReduce, algorithm, &members, &regions);
                     assert!(got.iter().all(|r| *r == sum), "{algorithm:?} of {n}");
                 }
+                let got = run(Collective::ReduceScatter, Algorithm::Ring, &members, &regions);
+                for (i, region) in got.iter().enumerate() {
+                    assert_eq!(region[piece(len, n, i)], sum[piece(len, n, i)], "reduce-scatter of {n}");
+                }
+                let got = run(Collective::AllGather, Algorithm::Ring, &members, &regions);
+                let all: Vec<u64> = (0..n).flat_map(|i| regions[i][piece(len, n, i)].to_vec()).collect();
+                assert!(got.iter().all(|r| *r == all), "all-gather of {n}");
                 for (index, &root) in members.iter().enumerate() {
                     for algorithm in [Algorithm::Chain, Algorithm::Tree] {
                         let got = run(Collective::Broadcast(root), algorithm, &members, &regions);

@@ -1,6 +1,6 @@
 //! What a system is asked to plan.
 
-use crate::cluster::Groups;
+use crate::cluster::{Costs, Groups};
 use crate::model::{Dtype, ModelShape, Recompute};
 
 use super::systems::SystemOptions;
@@ -48,6 +48,10 @@ pub struct Job {
     pub grad_dtype: Dtype,
     /// What is kept between forward and backward.
     pub recompute: Recompute,
+    /// What pipeline systems spread blocks by and order their work by.
+    pub costs: Costs,
+    /// Bytes a rank may use, where the user says so.
+    pub memory: Option<usize>,
     /// The parallel system and its options.
     pub system: SystemOptions,
 }

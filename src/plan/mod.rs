@@ -16,10 +16,10 @@ mod timeline;
 
 pub use job::{Batch, Job, Refusal};
 pub use op::{
-    Access, Action, Algorithm, CommId, HeadGradient, Lane, Message, Op, OpId, Payload, REDUCE_CHUNK, REDUCE_CHUNKS,
-    Work, stats, step,
+    Access, Action, Algorithm, Call, CommId, HeadGradient, Lane, Message, Op, OpId, Payload, REDUCE_CHUNK,
+    REDUCE_CHUNKS, Work, stats, step,
 };
-pub use slot::{Region, Segment, Slot, SlotId};
+pub use slot::{Holding, Region, Segment, Slot, SlotId};
 pub use timeline::{Span, Timeline};
 
 use crate::cluster::{Groups, Rank};

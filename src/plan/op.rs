@@ -9,6 +9,7 @@ use crate::cluster::Rank;
 use crate::model::{ShardId, Unit};
 
 use super::Region;
+use super::collective::Collective;
 
 /// Index of an op in its list.
 pub type OpId = usize;
@@ -67,13 +68,17 @@ pub mod stats {
     pub const LEN: usize = 2;
 }
 
-/// What a message carries; sender and receiver must name the same.
+/// What a message carries; sender and receiver must name the same. Ranges are elements of the shard.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Payload {
-    /// Weights of a shard.
-    Weights(ShardId),
+    /// Weights of (a range of) a shard.
+    Weights(ShardId, Range<usize>),
     /// Gradient of (a range of) a shard.
     Gradient(ShardId, Range<usize>),
+    /// A micro-batch's input of block i (of the head, if there is no such block).
+    Activation(Work, usize),
+    /// A micro-batch's gradient with respect to that.
+    Dx(Work, usize),
     /// Scalars of the iteration: class `control`.
     Scalars,
 }
@@ -183,6 +188,39 @@ pub enum Action {
         /// Scratch.
         workspace: Option<Region>,
     },
+    /// The part of a block's backward that others wait for: the gradient with respect to its input. What the rest needs
+    /// is left in `pending`, so that input and saved state are free afterwards.
+    BackwardInput {
+        /// Which unit: a block.
+        unit: Unit,
+        /// On what.
+        work: Work,
+        /// Read: parameters.
+        weights: Region,
+        /// Read: the unit's input.
+        input: Region,
+        /// Read: what forward or recomputation saved.
+        saved: Region,
+        /// Read and overwritten: gradient with respect to the output becomes that of the input.
+        dx: Region,
+        /// Written: everything that the gradient of the parameters needs; its size is `model::footprint`'s.
+        pending: Region,
+        /// Scratch.
+        workspace: Option<Region>,
+    },
+    /// The rest of a block's backward: the gradient of its parameters.
+    BackwardWeight {
+        /// Which unit: a block.
+        unit: Unit,
+        /// On what.
+        work: Work,
+        /// Read: what [`Action::BackwardInput`] left.
+        pending: Region,
+        /// Written or added to: the unit's parameter gradient, f32; all of it, zeros where tensors are padded.
+        gradient: Region,
+        /// Add to `gradient` instead of overwriting it.
+        accumulate: bool,
+    },
     /// Writes zeros.
     Clear {
         /// Written.
@@ -239,47 +277,26 @@ pub enum Action {
         /// Written.
         recvs: Vec<Message>,
     },
-    /// From the root to all members.
-    Broadcast {
-        /// Communicator.
-        comm: CommId,
-        /// World rank of the root.
-        root: Rank,
-        /// Read on the root, written elsewhere.
-        region: Region,
-        /// What it carries.
-        payload: Payload,
-        /// How.
-        algorithm: Algorithm,
-    },
-    /// Sum onto the root, in place: elsewhere the region's contents are lost.
-    Reduce {
-        /// Communicator.
-        comm: CommId,
-        /// World rank of the root.
-        root: Rank,
-        /// Read, and overwritten on every member.
-        region: Region,
-        /// Receives partial sums: [`REDUCE_CHUNKS`] chunks of at most [`REDUCE_CHUNK`] elements.
-        scratch: Region,
-        /// What it carries.
-        payload: Payload,
-        /// How.
-        algorithm: Algorithm,
-    },
-    /// Sum to all members, in place.
-    AllReduce {
-        /// Communicator.
-        comm: CommId,
-        /// Read and overwritten.
-        region: Region,
-        /// Receives partial sums: [`super::collective::ring_scratch`] elements for [`Algorithm::Ring`], none otherwise.
-        scratch: Option<Region>,
-        /// What it carries.
-        payload: Payload,
-        /// How.
-        algorithm: Algorithm,
-    },
+    /// Something that all members of a communicator do together.
+    Collective(Call),
+}
+
+/// A rank's part in a collective.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// Communicator.
+    pub comm: CommId,
+    /// What comes out.
+    pub what: Collective,
+    /// How.
+    pub algorithm: Algorithm,
+    /// As long on every member; the collective works in place. A sum leaves nothing that may be read where it does not
+    /// promise a result.
+    pub region: Region,
+    /// Receives partial sums, see [`super::collective::scratch`]; none for what does not sum, or sums a few scalars.
+    pub scratch: Option<Region>,
+    /// What the whole region carries.
+    pub payload: Payload,
 }
 
 /// Elements of a chunk of a pipelined collective.
@@ -337,6 +354,10 @@ impl Action {
             Action::Backward { weights, input, saved, dx, gradient, workspace, .. } => {
                 (vec![*weights, Some(*input), *saved], vec![Some(*dx), Some(*gradient), *workspace])
             }
+            Action::BackwardInput { weights, input, saved, dx, pending, workspace, .. } => {
+                (vec![Some(*weights), Some(*input), Some(*saved)], vec![Some(*dx), Some(*pending), *workspace])
+            }
+            Action::BackwardWeight { pending, gradient, .. } => (vec![Some(*pending)], vec![Some(*gradient)]),
             Action::Clear { dst } => (vec![], vec![Some(*dst)]),
             Action::Cast { src, dst } | Action::Accumulate { src, dst } => (vec![Some(*src)], vec![Some(*dst)]),
             Action::NormPartial { gradient, stats } => (vec![Some(*gradient)], vec![Some(*stats)]),
@@ -347,10 +368,10 @@ impl Action {
             Action::Exchange { sends, recvs, .. } => {
                 (sends.iter().map(|m| Some(m.region)).collect(), recvs.iter().map(|m| Some(m.region)).collect())
             }
-            Action::Broadcast { root, region, .. } if *root == rank => (vec![Some(*region)], vec![]),
-            Action::Broadcast { region, .. } => (vec![], vec![Some(*region)]),
-            Action::Reduce { region, scratch, .. } => (vec![], vec![Some(*region), Some(*scratch)]),
-            Action::AllReduce { region, scratch, .. } => (vec![], vec![Some(*region), *scratch]),
+            Action::Collective(Call { what: Collective::Broadcast(root), region, .. }) if *root == rank => {
+                (vec![Some(*region)], vec![])
+            }
+            Action::Collective(Call { region, scratch, .. }) => (vec![], vec![Some(*region), *scratch]),
         };
         Access { reads: reads.into_iter().flatten().collect(), writes: writes.into_iter().flatten().collect() }
     }
@@ -358,10 +379,7 @@ impl Action {
     /// The communicator, if the action talks to other ranks.
     pub fn comm(&self) -> Option<CommId> {
         match self {
-            Action::Exchange { comm, .. }
-            | Action::Broadcast { comm, .. }
-            | Action::Reduce { comm, .. }
-            | Action::AllReduce { comm, .. } => Some(*comm),
+            Action::Exchange { comm, .. } | Action::Collective(Call { comm, .. }) => Some(*comm),
             _ => None,
         }
     }

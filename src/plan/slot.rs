@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Dtype, Placement};
+use crate::model::{Dtype, ShardId};
 
 /// Index of a slot in its rank's plan.
 pub type SlotId = usize;
@@ -31,6 +31,8 @@ pub enum Segment {
     Activation,
     /// What forward keeps for backward inside a unit.
     Saved,
+    /// What a split backward keeps until the gradient of the parameters is computed.
+    Pending,
     /// Scratch of one operation.
     Workspace,
     /// Token ids of a micro-batch: inputs, then targets.
@@ -51,7 +53,18 @@ pub struct Slot {
     /// What it is for.
     pub segment: Segment,
     /// For slots that live through the run (master, moments, home, accumulator): the parameters they hold.
-    pub holds: Option<Placement>,
+    pub holds: Option<Holding>,
+}
+
+/// The parameters that a slot holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// Which shard.
+    pub shard: ShardId,
+    /// Elements of it.
+    pub range: Range<usize>,
+    /// Of several copies exactly one is the one that is written to checkpoints and counted in norms.
+    pub primary: bool,
 }
 
 impl Slot {

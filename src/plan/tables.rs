@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cluster::{Groups, Rank};
 
-use super::collective::{Collective, steps};
+use super::collective::steps;
 use super::{Action, Op, Payload, RankPlan, Segment, Slot, Split};
 
 /// Bytes of a rank's slots, by what they are for.
@@ -22,7 +22,7 @@ pub fn memory(slots: &[Slot]) -> BTreeMap<Segment, usize> {
 /// Bytes sent over one link or several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Bytes {
-    /// Weights and gradients.
+    /// Weights, gradients, activations.
     pub data: usize,
     /// Scalars.
     pub control: usize,
@@ -31,9 +31,9 @@ pub struct Bytes {
 /// Bytes of one pass over a list of ops, by link class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Traffic {
-    /// Weights and gradients between ranks of one group.
+    /// Weights, gradients and activations between ranks of one group.
     pub intra: usize,
-    /// Weights and gradients between groups.
+    /// Weights, gradients and activations between groups.
     pub inter: usize,
     /// Scalars, over any link.
     pub control: usize,
@@ -57,30 +57,23 @@ pub fn sent(splits: &[Split], plan: &RankPlan, ops: &[Op]) -> BTreeMap<Rank, Byt
         let entry = table.entry(to).or_default();
         match payload {
             Payload::Scalars => entry.control += bytes,
-            Payload::Weights(_) | Payload::Gradient(..) => entry.data += bytes,
+            _ => entry.data += bytes,
         }
     };
     // A plan repeats few different collectives many times: elements to each peer.
     let mut known: HashMap<_, BTreeMap<Rank, usize>> = HashMap::new();
     for op in ops {
-        let (comm, what, region, payload, algorithm) = match &op.action {
+        let call = match &op.action {
             Action::Exchange { sends, .. } => {
                 for message in sends {
                     add(message.peer, &message.payload, message.region.len * width(plan, message.region.slot));
                 }
                 continue;
             }
-            Action::Broadcast { comm, root, region, payload, algorithm } => {
-                (*comm, Collective::Broadcast(*root), *region, payload, *algorithm)
-            }
-            Action::Reduce { comm, root, region, payload, algorithm, .. } => {
-                (*comm, Collective::Reduce(*root), *region, payload, *algorithm)
-            }
-            Action::AllReduce { comm, region, payload, algorithm, .. } => {
-                (*comm, Collective::AllReduce, *region, payload, *algorithm)
-            }
+            Action::Collective(call) => call,
             _ => continue,
         };
+        let (comm, what, algorithm, region) = (call.comm, call.what, call.algorithm, call.region);
         let elems = known.entry((comm, what, algorithm, region.len)).or_insert_with(|| {
             let members = splits[comm].set_of(plan.rank).expect("a member of its communicator");
             let steps = steps(what, algorithm, members, plan.rank, region.len);
@@ -91,7 +84,7 @@ pub fn sent(splits: &[Split], plan: &RankPlan, ops: &[Op]) -> BTreeMap<Rank, Byt
             elems
         });
         for (&to, elems) in elems.iter() {
-            add(to, payload, elems * width(plan, region.slot));
+            add(to, &call.payload, elems * width(plan, region.slot));
         }
     }
     table

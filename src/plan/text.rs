@@ -2,13 +2,16 @@
 
 use std::fmt;
 
-use super::{Action, Message, Payload, Work};
+use super::collective::Collective;
+use super::{Action, Call, Message, Payload, Work};
 
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Payload::Weights(shard) => write!(f, "weights of shard {shard}"),
+            Payload::Weights(shard, range) => write!(f, "weights of shard {shard}[{}..{}]", range.start, range.end),
             Payload::Gradient(shard, range) => write!(f, "gradient of shard {shard}[{}..{}]", range.start, range.end),
+            Payload::Activation(work, layer) => write!(f, "activation {layer} of {work}"),
+            Payload::Dx(work, layer) => write!(f, "gradient of activation {layer} of {work}"),
             Payload::Scalars => write!(f, "scalars"),
         }
     }
@@ -30,6 +33,8 @@ impl fmt::Display for Action {
             Action::HeadLoss { work, gradient: None, .. } => write!(f, "loss, {work}"),
             Action::HeadLoss { work, .. } => write!(f, "loss and backward of head, {work}"),
             Action::Backward { unit, work, .. } => write!(f, "backward of {unit}, {work}"),
+            Action::BackwardInput { unit, work, .. } => write!(f, "input gradient of {unit}, {work}"),
+            Action::BackwardWeight { unit, work, .. } => write!(f, "weight gradient of {unit}, {work}"),
             Action::Clear { .. } => write!(f, "clear"),
             Action::Cast { .. } => write!(f, "cast"),
             Action::Accumulate { .. } => write!(f, "accumulate"),
@@ -44,9 +49,13 @@ impl fmt::Display for Action {
                 all.extend(parts("receive", recvs, "from"));
                 write!(f, "{}", all.join(", "))
             }
-            Action::Broadcast { root, payload, .. } => write!(f, "broadcast {payload} from rank {root}"),
-            Action::Reduce { root, payload, .. } => write!(f, "reduce {payload} to rank {root}"),
-            Action::AllReduce { payload, .. } => write!(f, "all-reduce {payload}"),
+            Action::Collective(Call { what, payload, .. }) => match what {
+                Collective::Broadcast(root) => write!(f, "broadcast {payload} from rank {root}"),
+                Collective::Reduce(root) => write!(f, "reduce {payload} to rank {root}"),
+                Collective::AllReduce => write!(f, "all-reduce {payload}"),
+                Collective::AllGather => write!(f, "all-gather {payload}"),
+                Collective::ReduceScatter => write!(f, "reduce-scatter {payload}"),
+            },
         }
     }
 }

@@ -114,7 +114,7 @@ impl Session {
 
     /// Collective. Writes a checkpoint into a folder.
     pub fn save(&self, folder: &Path, header: &Header, control: &dyn Control) -> checkpoint::Result<PathBuf> {
-        let pieces = weights::outgoing(&self.schedule, &self.plan, self.memory(), self.rank());
+        let pieces = weights::outgoing(&self.schedule, &self.plan, self.memory());
         checkpoint::save(folder, header, &pieces, control)
     }
 

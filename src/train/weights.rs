@@ -1,7 +1,6 @@
 //! What a rank's memory starts with, and what of it goes into a checkpoint.
 
 use crate::checkpoint::{Piece, PieceMut, pieces, pieces_mut};
-use crate::cluster::Rank;
 use crate::device::Memory;
 use crate::model::init;
 use crate::plan::systems::Schedule;
@@ -79,16 +78,13 @@ impl Incoming {
     }
 }
 
-/// What a rank writes into a checkpoint: what it owns, and on rank 0 also what is replicated.
-pub fn outgoing<'a>(schedule: &'a Schedule, plan: &'a RankPlan, memory: &'a Memory, rank: Rank) -> Vec<Piece<'a>> {
-    let mine = |run: &Owned| {
-        let place = plan.slots[run.slots[0]].holds.as_ref().expect("masters hold parameters");
-        schedule.owners[place.shard].unwrap_or(0) == rank
-    };
+/// What a rank writes into a checkpoint: of what it keeps, everything of which it has the primary copy.
+pub fn outgoing<'a>(schedule: &'a Schedule, plan: &'a RankPlan, memory: &'a Memory) -> Vec<Piece<'a>> {
+    let place = |run: &Owned| plan.slots[run.slots[0]].holds.as_ref().expect("masters hold parameters");
     owned(plan)
-        .filter(mine)
+        .filter(|run| place(run).primary)
         .flat_map(|run| {
-            let place = plan.slots[run.slots[0]].holds.as_ref().expect("masters hold parameters");
+            let place = place(&run);
             let [weights, moment1, moment2] = run.slots.map(|slot| memory.floats(slot));
             pieces(&schedule.shards.shards[place.shard], place.range.clone(), weights, moment1, moment2)
         })

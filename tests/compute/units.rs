@@ -1,6 +1,6 @@
 //! Whole units: gradients against finite differences, and the rules about what is written.
 
-use tawpipe::device::{AdamW, Cpu};
+use tawpipe::device::{AdamW, Cpu, Device};
 use tawpipe::model::{Dtype, ModelShape, Shards, Unit, footprint, unit_params};
 use tawpipe::nn::{HeadOut, Network, Span};
 use tawpipe::plan::Batch;
@@ -117,6 +117,51 @@ fn block_gradients_are_slopes() {
         backward(true);
         let twice: Vec<f64> = once.iter().map(|x| 2.0 * f64::from(*x)).collect();
         close("accumulated", &gradient.wide(), &twice, 1e-6);
+    }
+}
+
+/// A backward in two halves gives the bits of a whole one, even if input and saved state are gone before the second half;
+/// so does adding to a gradient that is there, up to the rounding of another order.
+#[test]
+fn a_split_backward_is_the_whole_one() {
+    let mut random = Random::new(13);
+    for (shape, dtype) in [(odd(), Dtype::F32), (even(), Dtype::F32), (even(), Dtype::Bf16)] {
+        let (net, unit) = (network(&shape, dtype), Unit::Block(0));
+        let size = footprint(&shape, unit, dtype, SPAN.micro, SPAN.seq);
+        let len = SPAN.tokens() * shape.dim;
+        let w = weights(&shape, unit, &mut random);
+        let typed = |values: &[f32]| Buffer::of(values, dtype);
+        let (weight, x, dy) = (typed(&w), random.vec(len), random.vec(len));
+        let work = Some(Buffer::new(size.workspace, Dtype::Byte));
+        let work = work.as_ref().map(Buffer::view);
+        let run = |split: bool| {
+            let y = Buffer::new(len, dtype);
+            let saved = Buffer::new(size.saved, Dtype::Byte);
+            let gradient = Buffer::f32(&vec![f32::NAN; w.len()]);
+            let mut list = Vec::new();
+            for accumulate in [false, true] {
+                let (input, dx) = (typed(&x), typed(&dy));
+                net.forward(unit, SPAN, weight.view(), input.view(), y.view(), Some(saved.view()), work);
+                if split {
+                    let pending = Buffer::new(size.pending, Dtype::Byte);
+                    let regions = [&weight, &input, &saved, &dx, &pending].map(Buffer::view);
+                    net.backward_input(SPAN, regions, work);
+                    let kept = dx.wide();
+                    [&input, &saved, &dx].into_iter().for_each(|b| net.device().clear(b.view()));
+                    net.backward_weight(SPAN, pending.view(), gradient.view(), accumulate);
+                    list.push(kept);
+                } else {
+                    let (w, s, g) = (Some(weight.view()), Some(saved.view()), gradient.view());
+                    net.backward(unit, SPAN, w, input.view(), s, dx.view(), g, accumulate, work);
+                    list.push(dx.wide());
+                }
+                list.push(gradient.wide());
+            }
+            list
+        };
+        let (whole, halves) = (run(false), run(true));
+        assert!(whole[..3] == halves[..3], "{dtype:?}: input's gradient and a fresh gradient, bit by bit");
+        close("accumulated", &halves[3], &whole[3], 1e-6);
     }
 }
 

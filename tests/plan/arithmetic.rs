@@ -1,7 +1,8 @@
 //! What each op of a plan touches, needs and computes, on integers: the interpreter's own reading of the vocabulary.
 
 use tawpipe::model::{Dtype, Unit};
-use tawpipe::plan::{Action, Message, Region, step};
+use tawpipe::plan::collective::Collective;
+use tawpipe::plan::{Action, Call, Message, Region, step};
 
 use super::interpret::{Machine, Wrong};
 use super::truth::{
@@ -48,6 +49,11 @@ pub fn touches(action: &Action, rank: usize) -> (Vec<Region>, Vec<Region>, Vec<R
             fresh.extend(workspace);
             (reads, changes, fresh)
         }
+        Action::BackwardInput { weights, input, saved, dx, pending, workspace, .. } => {
+            (vec![*weights, *input, *saved], vec![*dx], some(&[Some(*pending), *workspace]))
+        }
+        Action::BackwardWeight { pending, gradient, accumulate: true, .. } => (vec![*pending], vec![*gradient], vec![]),
+        Action::BackwardWeight { pending, gradient, .. } => (vec![*pending], vec![], vec![*gradient]),
         Action::Clear { dst } => (vec![], vec![], vec![*dst]),
         Action::Cast { src, dst } => (vec![*src], vec![], vec![*dst]),
         Action::Accumulate { src, dst } => (vec![*src], vec![*dst], vec![]),
@@ -58,10 +64,11 @@ pub fn touches(action: &Action, rank: usize) -> (Vec<Region>, Vec<Region>, Vec<R
             (vec![*gradient, *step, squares], vec![*master, *moment1, *moment2], some(&[*home]))
         }
         Action::Exchange { sends, recvs, .. } => (all(sends), vec![], all(recvs)),
-        Action::Broadcast { root, region, .. } if *root == rank => (vec![*region], vec![], vec![]),
-        Action::Broadcast { region, .. } => (vec![], vec![], vec![*region]),
-        Action::Reduce { region, scratch, .. } => (vec![], vec![*region], vec![*scratch]),
-        Action::AllReduce { region, scratch, .. } => (vec![], vec![*region], some(&[*scratch])),
+        Action::Collective(Call { what: Collective::Broadcast(root), region, .. }) if *root == rank => {
+            (vec![*region], vec![], vec![])
+        }
+        Action::Collective(Call { what: Collective::Broadcast(_), region, .. }) => (vec![], vec![], vec![*region]),
+        Action::Collective(Call { region, scratch, .. }) => (vec![], vec![*region], some(&[*scratch])),
     }
 }
 
@@ -199,6 +206,30 @@ pub fn compute(
             let seed = backward_seed(*unit, &read[0], &read[1], kept, incoming);
             vec![Some(spread(seed, purpose::DX, n(dx)?)), Some(sum(terms(seed))), None]
         }
+        Action::BackwardInput { unit, weights, input, saved, dx, pending, workspace, .. } => {
+            parameters(weights, *unit, job.dtype)?;
+            activation(input)?;
+            activation(dx)?;
+            room(*unit, workspace)?;
+            keep(saved)?;
+            keep(pending)?;
+            let (need, room) = (foot(*unit).saved, foot(*unit).pending);
+            if saved.len < need || pending.len < room {
+                return Err("less kept than needed".into());
+            }
+            let kept = &read[2][..points(need, 0..need).len()];
+            let seed = backward_seed(*unit, &read[0], &read[1], kept, &read[3]);
+            vec![Some(spread(seed, purpose::DX, n(dx)?)), Some(postponed(seed, n(pending)?)), None]
+        }
+        Action::BackwardWeight { unit, pending, gradient, accumulate, .. } => {
+            parameters(gradient, *unit, Dtype::F32)?;
+            keep(pending)?;
+            let words = &read[0];
+            // What was kept tells its seed, if it is whole.
+            let whole = !words.is_empty() && *words == postponed(words[0], words.len());
+            let terms = terms(&machine.truth.shards, *unit, if whole { words[0] } else { super::truth::digest(words) });
+            vec![Some(if *accumulate { added(&read[1], &terms) } else { terms })]
+        }
         Action::Clear { dst } => vec![Some(vec![0; n(dst)?])],
         Action::Cast { src, dst } => {
             typed(src, &[Dtype::F32, Dtype::Bf16])?;
@@ -244,10 +275,17 @@ pub fn compute(
             let [master, first, second] = new;
             vec![Some(master.clone()), Some(first), Some(second), Some(master)]
         }
-        Action::Exchange { .. } | Action::Broadcast { .. } | Action::Reduce { .. } | Action::AllReduce { .. } => {
+        Action::Exchange { .. } | Action::Collective(_) => {
             unreachable!("communication")
         }
     })
+}
+
+/// What a split backward keeps: its seed, and what follows from it.
+fn postponed(seed: u64, n: usize) -> Vec<u64> {
+    let mut words = spread(seed, purpose::PENDING, n);
+    words.iter_mut().take(1).for_each(|word| *word = seed);
+    words
 }
 
 fn added(a: &[u64], b: &[u64]) -> Vec<u64> {

@@ -1,9 +1,10 @@
 //! Every plan checks clean, and its bytes are those of the formulas.
 
 use rayon::prelude::*;
-use tawpipe::cluster::Groups;
+use tawpipe::cluster::{Costs, Groups};
 use tawpipe::model::{Dtype, ModelShape, Recompute};
 use tawpipe::plan::check::{Summary, check};
+use tawpipe::plan::collective::piece;
 use tawpipe::plan::systems::{Embed, Schedule, Stagger, SystemOptions, schedule};
 use tawpipe::plan::{Batch, Job};
 
@@ -34,6 +35,8 @@ fn single_checks_clean() {
                             dtype,
                             grad_dtype: Dtype::F32,
                             recompute,
+                            costs: Costs::unit(),
+                            memory: None,
                             system: SystemOptions::Single,
                         };
                         let (_, summary) = clean(&job);
@@ -80,10 +83,10 @@ fn inter_bytes(schedule: &Schedule, embed: Embed) -> usize {
 /// the N chunks but one, twice.
 fn ring_bytes(job: &Job, len: usize) -> usize {
     let n = job.groups.ranks();
-    let chunk = |i: usize| (i % n + 1) * len / n - (i % n) * len / n;
+    let chunk = |i: usize| piece(len, n, i % n).len();
     let groups = if job.groups.count() > 1 { job.groups.count() } else { 0 };
     let last = |group: usize| job.groups.members(group).end - 1;
-    let elems: usize = (0..groups).map(|group| 2 * len - chunk(last(group) + 1) - chunk(last(group) + 2)).sum();
+    let elems: usize = (0..groups).map(|group| 2 * len - chunk(last(group)) - chunk(last(group) + 1)).sum();
     elems * job.grad_dtype.bytes()
 }
 
@@ -103,7 +106,7 @@ fn the_papers_case() {
                     per_shard,
                 );
                 let (schedule, summary) = clean(&job);
-                let owners: Vec<_> = schedule.owners[1..=n].iter().map(|owner| owner.unwrap()).collect();
+                let owners: Vec<_> = schedule.owners()[1..=n].iter().map(|owner| owner.unwrap()).collect();
                 let paper: Vec<_> = (0..n).map(|s| (s % groups) * ranks + s / groups).collect();
                 assert_eq!(owners, paper);
                 let weights = 2 * rounds * groups * (n - ranks) - 2 * (groups - 1) * (2 * rounds - 1);

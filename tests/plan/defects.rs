@@ -4,8 +4,9 @@
 use tawpipe::cluster::Rank;
 use tawpipe::model::{Dtype, Unit};
 use tawpipe::plan::check::{Defect, Rule, check};
+use tawpipe::plan::collective::Collective;
 use tawpipe::plan::systems::{Embed, Schedule, Stagger, SystemOptions, schedule};
-use tawpipe::plan::{Action, Job, Lane, Op, Payload, RankPlan, Segment};
+use tawpipe::plan::{Action, Call, Job, Lane, Op, Payload, RankPlan, Segment};
 
 use super::jobs::{tawpipe, with};
 use super::mutants::drop_op;
@@ -35,6 +36,19 @@ fn named(schedule: &Schedule, plans: &[RankPlan], rule: Rule, words: &[&str]) {
 /// Ops of a list for which something holds.
 fn find(list: &[Op], what: impl Fn(&Action) -> bool) -> Vec<usize> {
     (0..list.len()).filter(|&id| what(&list[id].action)).collect()
+}
+
+/// Whether an action is a collective of some kind.
+fn calls(action: &Action, kind: impl Fn(Collective) -> bool) -> bool {
+    matches!(action, Action::Collective(call) if kind(call.what))
+}
+
+fn broadcasts(what: Collective) -> bool {
+    matches!(what, Collective::Broadcast(_))
+}
+
+fn reduces(what: Collective) -> bool {
+    matches!(what, Collective::Reduce(_))
 }
 
 fn gradient_of(payload: &Payload, shard: usize) -> bool {
@@ -71,7 +85,7 @@ fn weights_off_by_one() {
 #[test]
 fn receive_not_awaited() {
     let (schedule, mut plans) = plans();
-    let gate = |op: &Op| matches!(op.action, Action::Broadcast { root: 2, .. }) && !op.waits.is_empty();
+    let gate = |op: &Op| calls(&op.action, |what| what == Collective::Broadcast(2)) && !op.waits.is_empty();
     let id = plans[2].train.iter().position(gate).expect("rank 2 stages a shard");
     plans[2].train[id].waits.clear();
     named(&schedule, &plans, Rule::Race, &["rank 2", "broadcast weights", "without waiting for", "receive weights"]);
@@ -124,8 +138,8 @@ fn added_before_arrival() {
 fn cleared_in_flight() {
     let (schedule, mut plans) = plans();
     let list = &mut plans[1].train;
-    let reduce = find(list, |a| matches!(a, Action::Reduce { .. }))[0];
-    let Action::Reduce { region, .. } = list[reduce].action else { unreachable!() };
+    let reduce = find(list, |a| calls(a, reduces))[0];
+    let Action::Collective(Call { region, .. }) = list[reduce].action else { unreachable!() };
     list.insert(reduce + 1, Op { lane: Lane::Compute, waits: vec![], action: Action::Clear { dst: region } });
     for op in &mut list[reduce + 2..] {
         op.waits.iter_mut().for_each(|wait| *wait += usize::from(*wait > reduce));
@@ -139,7 +153,7 @@ fn gradient_of_first_block_lost() {
     let (schedule, mut plans) = plans();
     for (rank, plan) in plans.iter_mut().enumerate() {
         let lost = find(&plan.train, |action| match action {
-            Action::Reduce { payload, .. } => gradient_of(payload, 1),
+            Action::Collective(Call { payload, .. }) => gradient_of(payload, 1),
             Action::Exchange { sends, recvs, .. } => sends.iter().chain(recvs).any(|m| gradient_of(&m.payload, 1)),
             Action::Cast { dst, .. } | Action::Accumulate { dst, .. } => {
                 let slot = &schedule.rank(rank).slots[dst.slot];
@@ -156,7 +170,7 @@ fn gradient_of_first_block_lost() {
 #[test]
 fn gradient_of_first_block_lost_in_one_round() {
     let (schedule, mut plans) = plans();
-    let owner = schedule.owners[1].unwrap();
+    let owner = schedule.owners()[1].unwrap();
     let accumulator = plans[owner]
         .slots
         .iter()
@@ -193,7 +207,7 @@ fn contamination_of_the_next_round() {
 #[test]
 fn gradient_counted_twice() {
     let (schedule, mut plans) = plans();
-    let owner = schedule.owners[2].unwrap();
+    let owner = schedule.owners()[2].unwrap();
     let list = &mut plans[owner].train;
     let slot = schedule.rank(owner).slots;
     let sums = find(list, |a| match a {
@@ -281,7 +295,7 @@ fn same_data_everywhere() {
 fn loss_of_one_rank() {
     let (schedule, mut plans) = plans();
     for plan in &mut plans {
-        let id = find(&plan.evaluate, |a| matches!(a, Action::AllReduce { .. }))[0];
+        let id = find(&plan.evaluate, |a| calls(a, |what| what == Collective::AllReduce))[0];
         drop_op(&mut plan.evaluate, id);
     }
     named(
@@ -305,7 +319,7 @@ fn half_precision_accumulator() {
 #[test]
 fn stray_broadcast() {
     let (schedule, mut plans) = plans();
-    let id = *find(&plans[1].train, |a| matches!(a, Action::Broadcast { .. })).last().unwrap();
+    let id = *find(&plans[1].train, |a| calls(a, broadcasts)).last().unwrap();
     let again = plans[1].train[id].clone();
     plans[1].train.push(again);
     named(&schedule, &plans, Rule::Matching, &["\"broadcast\"", "never takes part in broadcast"]);
@@ -316,7 +330,7 @@ fn stray_broadcast() {
 fn shared_communicator() {
     let (schedule, mut plans) = plans();
     for op in plans.iter_mut().flat_map(|plan| &mut plan.train) {
-        if let Action::Reduce { comm, .. } = &mut op.action {
+        if let Action::Collective(Call { what: Collective::Reduce(_), comm, .. }) = &mut op.action {
             *comm = 1;
         }
     }
@@ -353,8 +367,8 @@ fn opposite_issue_orders() {
     let (schedule, mut plans) = plans();
     let list = &mut plans[1].train;
     // A broadcast under a computation, and the reduce of that computation's gradient: neither needs the other.
-    let pair = find(list, |a| matches!(a, Action::Reduce { .. })).into_iter().find_map(|reduce| {
-        let broadcast = (0..reduce).rev().find(|&id| matches!(list[id].action, Action::Broadcast { .. }))?;
+    let pair = find(list, |a| calls(a, reduces)).into_iter().find_map(|reduce| {
+        let broadcast = (0..reduce).rev().find(|&id| calls(&list[id].action, broadcasts))?;
         list[broadcast..=reduce].iter().all(|op| !op.waits.contains(&broadcast)).then_some((broadcast, reduce))
     });
     let (broadcast, reduce) = pair.unwrap();
@@ -381,7 +395,7 @@ fn opposite_issue_orders() {
 fn update_under_a_send() {
     let (schedule, mut plans) = of(&with(tawpipe(2, &[1, 2], 5), Embed::Replicated, Stagger::Slots, 1));
     for plan in &mut plans {
-        let sends = find(&plan.train, |a| matches!(a, Action::Exchange { .. } | Action::Broadcast { .. }));
+        let sends = find(&plan.train, |a| matches!(a, Action::Exchange { .. }) || calls(a, broadcasts));
         for op in plan.train.iter_mut().filter(|op| matches!(op.action, Action::Update { .. })) {
             op.waits.retain(|wait| !sends.contains(wait));
         }
@@ -395,7 +409,7 @@ fn stale_home() {
     let mut job = tawpipe(3, &[2, 2], 4);
     job.dtype = Dtype::Bf16;
     let (schedule, mut plans) = of(&job);
-    let owner: Rank = schedule.owners[2].unwrap();
+    let owner: Rank = schedule.owners()[2].unwrap();
     for op in &mut plans[owner].train {
         if let Action::Update { shard: 2, home, .. } = &mut op.action {
             *home = None;
@@ -423,7 +437,8 @@ fn norm_without_a_shard() {
 fn replicas_drift() {
     let (schedule, mut plans) = of(&with(tawpipe(3, &[2, 1], 3), Embed::Replicated, Stagger::None, 1));
     for plan in &mut plans {
-        let id = find(&plan.train, |a| matches!(a, Action::AllReduce { payload, .. } if gradient_of(payload, 0)))[0];
+        let id =
+            find(&plan.train, |a| matches!(a, Action::Collective(Call { payload, .. }) if gradient_of(payload, 0)))[0];
         drop_op(&mut plan.train, id);
     }
     named(

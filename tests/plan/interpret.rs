@@ -7,8 +7,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use tawpipe::model::Dtype;
+use tawpipe::plan::collective::Collective;
 use tawpipe::plan::systems::Schedule;
-use tawpipe::plan::{Action, Lane, Message, Op, Payload, REDUCE_CHUNK, REDUCE_CHUNKS, RankPlan, Region, Segment};
+use tawpipe::plan::{
+    Action, Algorithm, Call, Lane, Message, Op, Payload, REDUCE_CHUNK, REDUCE_CHUNKS, RankPlan, Region, Segment,
+};
 
 use super::arithmetic::{compute, touches};
 use super::truth::{Truth, is_sum_of, mix, points, step_scalars};
@@ -357,7 +360,7 @@ impl Pass<'_, '_> {
             return Err(format!("rank {rank} sends poison as {payload}"));
         }
         match payload {
-            Payload::Weights(shard) if words != self.machine.right_weights(*shard) => {
+            Payload::Weights(shard, _) if words != self.machine.right_weights(*shard) => {
                 Err(format!("rank {rank} sends something else as {payload}"))
             }
             Payload::Gradient(shard, range) => {
@@ -402,17 +405,21 @@ impl Pass<'_, '_> {
         for &(rank, id) in &sites {
             let action = &self.lists[rank][id].action;
             let read = &self.flights[&(rank, id)].read;
-            let (kind, root, region, payload, algorithm) = match action {
-                Action::Broadcast { root, region, payload, algorithm, .. } => (0, *root, region, payload, algorithm),
-                Action::Reduce { root, region, payload, algorithm, .. } => (1, *root, region, payload, algorithm),
-                Action::AllReduce { region, payload, algorithm, .. } => (2, members[0], region, payload, algorithm),
-                _ => unreachable!(),
+            let Action::Collective(Call { what: kind, region, payload, algorithm, scratch, .. }) = action else {
+                unreachable!()
             };
-            let room = match action {
-                Action::Reduce { scratch, .. } => Some((scratch, region.len.min(REDUCE_CHUNKS * REDUCE_CHUNK))),
-                Action::AllReduce { scratch: Some(scratch), .. } => Some((scratch, region.len.div_ceil(members.len()))),
-                _ => None,
+            let root = match kind {
+                Collective::Broadcast(root) | Collective::Reduce(root) => *root,
+                _ => members[0],
             };
+            let need = match (kind, algorithm) {
+                (Collective::Reduce(_), _) => region.len.min(REDUCE_CHUNKS * REDUCE_CHUNK),
+                (Collective::AllReduce | Collective::ReduceScatter, Algorithm::Ring) => {
+                    region.len.div_ceil(members.len())
+                }
+                _ => 0,
+            };
+            let room = scratch.as_ref().map(|scratch| (scratch, need));
             if let Some((scratch, len)) = room
                 && (scratch.len < len || self.machine.dtype(rank, *scratch) != self.machine.dtype(rank, *region))
             {
@@ -421,11 +428,11 @@ impl Pass<'_, '_> {
             if !members.contains(&root) {
                 return Err("a root outside".into());
             }
-            let what = (kind, root, region.len, self.machine.dtype(rank, *region), payload, *algorithm);
+            let what = (*kind, root, region.len, self.machine.dtype(rank, *region), payload, *algorithm);
             if *same.get_or_insert(what) != what {
                 return Err(format!("rank {rank} op {id}: not what the others call"));
             }
-            if kind == 0 {
+            if matches!(kind, Collective::Broadcast(_)) {
                 if rank == root {
                     self.carries(rank, payload, &read[0])?;
                     sum = Some(read[0].clone());
@@ -441,8 +448,8 @@ impl Pass<'_, '_> {
         let sum = sum.expect("a root or a sum");
         for &(rank, id) in &sites {
             let gets = match &self.lists[rank][id].action {
-                Action::Broadcast { root, .. } => rank != *root,
-                Action::Reduce { root, .. } => rank == *root,
+                Action::Collective(Call { what: Collective::Broadcast(root), .. }) => rank != *root,
+                Action::Collective(Call { what: Collective::Reduce(root), .. }) => rank == *root,
                 _ => true,
             };
             let flight = self.flights.get_mut(&(rank, id)).expect("in flight");

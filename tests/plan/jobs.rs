@@ -1,6 +1,6 @@
 //! Small jobs to plan.
 
-use tawpipe::cluster::Groups;
+use tawpipe::cluster::{Costs, Groups};
 use tawpipe::model::{Dtype, ModelShape, Recompute};
 use tawpipe::plan::systems::{Embed, Stagger, SystemOptions, TawpipeOptions};
 use tawpipe::plan::{Batch, Job};
@@ -30,6 +30,8 @@ pub fn tawpipe(layers: usize, groups: &[usize], micros: usize) -> Job {
         dtype: Dtype::F32,
         grad_dtype: Dtype::F32,
         recompute: Recompute::Block,
+        costs: Costs::unit(),
+        memory: None,
         system: SystemOptions::Tawpipe(TawpipeOptions::default()),
     }
 }

@@ -2,8 +2,9 @@
 
 use tawpipe::model::{Dtype, Recompute};
 use tawpipe::plan::check::{Rule, check};
+use tawpipe::plan::collective::Collective;
 use tawpipe::plan::systems::{Embed, Schedule, Stagger, SystemOptions, schedule};
-use tawpipe::plan::{Action, Job, Lane, Op, RankPlan, Region};
+use tawpipe::plan::{Action, Call, Job, Lane, Op, RankPlan, Region};
 
 use super::interpret::{Dice, Manner, run};
 use super::jobs::{tawpipe, with};
@@ -58,6 +59,10 @@ pub fn regions(action: &mut Action) -> Vec<&mut Region> {
         Action::Backward { weights, input, saved, dx, gradient, workspace, .. } => {
             [input, dx, gradient].into_iter().chain(weights).chain(saved).chain(workspace).collect()
         }
+        Action::BackwardInput { weights, input, saved, dx, pending, workspace, .. } => {
+            [weights, input, saved, dx, pending].into_iter().chain(workspace).collect()
+        }
+        Action::BackwardWeight { pending, gradient, .. } => vec![pending, gradient],
         Action::Clear { dst } => vec![dst],
         Action::Cast { src, dst } | Action::Accumulate { src, dst } => vec![src, dst],
         Action::NormPartial { gradient, stats } => vec![gradient, stats],
@@ -65,9 +70,7 @@ pub fn regions(action: &mut Action) -> Vec<&mut Region> {
             [gradient, step, stats, master, moment1, moment2].into_iter().chain(home).collect()
         }
         Action::Exchange { sends, recvs, .. } => sends.iter_mut().chain(recvs).map(|m| &mut m.region).collect(),
-        Action::Broadcast { region, .. } => vec![region],
-        Action::Reduce { region, scratch, .. } => vec![region, scratch],
-        Action::AllReduce { region, scratch, .. } => [region].into_iter().chain(scratch).collect(),
+        Action::Collective(Call { region, scratch, .. }) => [region].into_iter().chain(scratch).collect(),
     }
 }
 
@@ -134,7 +137,7 @@ fn mutate(plans: &mut [RankPlan], dice: &mut Dice) -> Option<Mutant> {
                     let n = sends.len() + recvs.len();
                     &mut sends.iter_mut().chain(recvs).nth(dice.below(n)).expect("counted").peer
                 }
-                Action::Broadcast { root, .. } | Action::Reduce { root, .. } => root,
+                Action::Collective(Call { what: Collective::Broadcast(root) | Collective::Reduce(root), .. }) => root,
                 _ => return None,
             };
             if *peer == other {

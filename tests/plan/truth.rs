@@ -47,6 +47,7 @@ pub mod purpose {
     pub const DX: u64 = 3;
     pub const GRADIENT: u64 = 4;
     pub const LOSS: u64 = 5;
+    pub const PENDING: u64 = 6;
 }
 
 /// Tokens of a micro-batch of an iteration: inputs, then targets.

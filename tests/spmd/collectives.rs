@@ -6,8 +6,8 @@ use half::bf16;
 use tawpipe::device::Memory;
 use tawpipe::fabric::{Advance, Progress, Sent, Transfers};
 use tawpipe::model::Dtype;
-use tawpipe::plan::collective::ring_scratch;
-use tawpipe::plan::{Action, Algorithm, Payload, REDUCE_CHUNK, REDUCE_CHUNKS, Region, Segment, Slot, Split};
+use tawpipe::plan::collective::{Collective, piece, scratch as room};
+use tawpipe::plan::{Action, Algorithm, Call, Payload, REDUCE_CHUNK, REDUCE_CHUNKS, Region, Segment, Slot, Split};
 
 use super::Context;
 
@@ -83,12 +83,14 @@ pub fn exact(context: &Context) {
         for len in lengths {
             for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F64] {
                 // The scratch starts in the middle of a slot.
-                let room = (REDUCE_CHUNKS * REDUCE_CHUNK).max(ring_scratch(len, m));
+                let ring = room(Collective::AllReduce, Algorithm::Ring, len, m).unwrap_or(0);
+                let room = (REDUCE_CHUNKS * REDUCE_CHUNK).max(ring);
                 let memory = Memory::new(&[slot("data", len, dtype), slot("scratch", room + 3, dtype)]);
                 let region = Region::new(0, 0..len);
                 let scratch = Region::new(1, 3..3 + room);
                 let mut transfers = Transfers::new(context.rank, &splits);
-                let mut run = |action: Action| {
+                let mut call = |what, algorithm, scratch, payload| {
+                    let action = Action::Collective(Call { comm, what, algorithm, region, scratch, payload });
                     write(&memory, dtype, |i| value(context.rank, i));
                     let transfer = transfers.make(&action, &memory).unwrap();
                     let mut sent = Sent::new(n);
@@ -99,14 +101,14 @@ pub fn exact(context: &Context) {
                     read(&memory, dtype)
                 };
                 for &root in [set[0], set[m / 2], set[m - 1]].iter().take(m) {
-                    let payload = Payload::Weights(0);
+                    let payload = Payload::Weights(0, 0..len);
                     for algorithm in [Algorithm::Chain, Algorithm::Tree] {
-                        let got = run(Action::Broadcast { comm, root, region, payload: payload.clone(), algorithm });
+                        let got = call(Collective::Broadcast(root), algorithm, None, payload.clone());
                         let good = got.iter().enumerate().all(|(i, &x)| x == store(dtype, value(root, i)));
                         assert!(good, "{algorithm:?} broadcast of {len} {dtype:?} from {root} in {set:?}");
                     }
                     let algorithm = Algorithm::Chain;
-                    let got = run(Action::Reduce { comm, root, region, scratch, payload, algorithm });
+                    let got = call(Collective::Reduce(root), algorithm, Some(scratch), payload);
                     if root == context.rank {
                         let at = set.iter().position(|&r| r == root).unwrap();
                         let order = || (0..m).map(|i| set[(at + 1 + i) % m]);
@@ -116,19 +118,27 @@ pub fn exact(context: &Context) {
                 }
                 let payload = Payload::Scalars;
                 let algorithm = Algorithm::Flat;
-                let got = run(Action::AllReduce { comm, region, scratch: None, payload, algorithm });
+                let got = call(Collective::AllReduce, algorithm, None, payload);
                 let good = got.iter().enumerate().all(|(i, &x)| x == sum(dtype, set.iter().copied(), i));
                 assert!(good, "flat all-reduce of {len} {dtype:?} in {set:?}");
 
                 let payload = Payload::Gradient(0, 0..len);
                 let algorithm = Algorithm::Ring;
-                let got = run(Action::AllReduce { comm, region, scratch: Some(scratch), payload, algorithm });
-                // Chunk c starts at member c.
-                let good = (0..m).all(|c| {
-                    let order = || (0..m).map(|i| set[(c + i) % m]);
-                    (c * len / m..(c + 1) * len / m).all(|i| got[i] == sum(dtype, order(), i))
-                });
+                let got = call(Collective::AllReduce, algorithm, Some(scratch), payload);
+                // Piece c starts behind member c and ends at it.
+                let order = |c: usize| (0..m).map(move |i| (c + 1 + i) % m);
+                let right =
+                    |got: &[f64], c: usize| piece(len, m, c).all(|i| got[i] == sum(dtype, order(c).map(|i| set[i]), i));
+                let good = (0..m).all(|c| right(&got, c));
                 assert!(good, "ring all-reduce of {len} {dtype:?} in {set:?}");
+
+                let me = set.iter().position(|&r| r == context.rank).unwrap();
+                let payload = Payload::Gradient(0, 0..len);
+                let got = call(Collective::ReduceScatter, algorithm, Some(scratch), payload.clone());
+                assert!(right(&got, me), "reduce-scatter of {len} {dtype:?} in {set:?}");
+                let got = call(Collective::AllGather, algorithm, None, payload);
+                let good = (0..m).all(|c| piece(len, m, c).all(|i| got[i] == store(dtype, value(set[c], i))));
+                assert!(good, "all-gather of {len} {dtype:?} in {set:?}");
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tawpipe::cluster::{Groups, Rank};
+use tawpipe::cluster::{Costs, Groups, Rank};
 use tawpipe::device::{AdamW, Cpu, Memory, View};
 use tawpipe::engine::{Compute, Engine, EngineError, Measured, Options, Phase, Source};
 use tawpipe::fabric::Wire;
@@ -34,6 +34,8 @@ pub fn job(groups: &Groups, layers: usize, micros: usize, tied: bool, options: T
         dtype: Dtype::F32,
         grad_dtype: Dtype::F32,
         recompute: Recompute::None,
+        costs: Costs::unit(),
+        memory: None,
         system: SystemOptions::Tawpipe(options),
     }
 }

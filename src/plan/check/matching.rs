@@ -176,19 +176,9 @@ impl Check<'_> {
     /// What all members of a collective must agree on.
     fn call(&self, phase: Phase, (rank, op): Site) -> Call<'_> {
         let plan = &self.plans[rank];
-        let (what, region, payload, algorithm) = match &phase.ops(plan)[op].action {
-            Action::Broadcast { root, region, payload, algorithm, .. } => {
-                (Collective::Broadcast(*root), region, payload, *algorithm)
-            }
-            Action::Reduce { root, region, payload, algorithm, .. } => {
-                (Collective::Reduce(*root), region, payload, *algorithm)
-            }
-            Action::AllReduce { region, payload, algorithm, .. } => {
-                (Collective::AllReduce, region, payload, *algorithm)
-            }
-            _ => unreachable!("only collectives are listed"),
-        };
-        Call { what, payload, len: region.len, dtype: plan.slots[region.slot].dtype, algorithm }
+        let Action::Collective(call) = &phase.ops(plan)[op].action else { unreachable!("only collectives are listed") };
+        let dtype = plan.slots[call.region.slot].dtype;
+        Call { what: call.what, payload: &call.payload, len: call.region.len, dtype, algorithm: call.algorithm }
     }
 }
 
@@ -208,6 +198,8 @@ impl fmt::Display for Call<'_> {
             Collective::Broadcast(root) => write!(f, "broadcast from rank {root}")?,
             Collective::Reduce(root) => write!(f, "reduce to rank {root}")?,
             Collective::AllReduce => write!(f, "all-reduce")?,
+            Collective::AllGather => write!(f, "all-gather")?,
+            Collective::ReduceScatter => write!(f, "reduce-scatter")?,
         }
         write!(f, " of {} as {} {} elements by {:?}", self.payload, self.len, self.dtype.name(), self.algorithm)
     }

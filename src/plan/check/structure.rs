@@ -1,9 +1,11 @@
 //! Every op alone: its regions exist, have the sizes and types that its work needs, and it waits for earlier ops only.
 
+use std::ops::Range;
+
 use crate::cluster::Rank;
-use crate::model::{Dtype, Unit, footprint};
-use crate::plan::collective::{Collective, ring_scratch, steps};
-use crate::plan::{Action, Algorithm, Lane, OpId, REDUCE_CHUNK, REDUCE_CHUNKS, Region, Segment, Slot, stats, step};
+use crate::model::{Dtype, ShardId, Unit, footprint};
+use crate::plan::collective::{Collective, scratch as scratch_of, steps};
+use crate::plan::{Action, Lane, OpId, Region, Segment, stats, step};
 
 use super::{Check, Phase, Rule};
 
@@ -65,31 +67,57 @@ impl Check<'_> {
         }
     }
 
-    /// Every element of every shard has a master on the ranks that the schedule names, with all that belongs to it.
+    /// Masters have their moments, and of every element of every shard there is exactly one primary master. That copies
+    /// agree with it is for the replay to show.
     fn homes(&mut self) {
-        for (shard, owner) in self.schedule.owners.iter().enumerate() {
-            let len = self.schedule.shards.shards[shard].len;
-            for (rank, plan) in self.plans.iter().enumerate() {
-                let here = owner.is_none_or(|owner| owner == rank);
-                let mut segments = vec![Segment::Master, Segment::Moment1, Segment::Moment2, Segment::Accumulator];
-                if self.schedule.job.dtype != Dtype::F32 {
-                    segments.push(Segment::Home);
+        let plans = self.plans;
+        let mut primaries: Vec<(ShardId, Range<usize>, Rank)> = Vec::new();
+        for (rank, plan) in plans.iter().enumerate() {
+            for slot in &plan.slots {
+                let Some(holds) = &slot.holds else { continue };
+                let len = self.schedule.shards.shards.get(holds.shard).map_or(0, |shard| shard.len);
+                if holds.range.len() != slot.elems || holds.range.end > len {
+                    let text = format!(
+                        "rank {rank}: \"{}\" of {} elements holds {:?} of shard {}, which has {len}",
+                        slot.name, slot.elems, holds.range, holds.shard
+                    );
+                    self.report(Rule::Structure, text);
                 }
-                for segment in segments {
-                    let held = |slot: &&Slot| {
-                        let holds = slot.holds.as_ref();
-                        slot.segment == segment
-                            && holds.is_some_and(|h| h.shard == shard && h.range == (0..len) && slot.elems == len)
-                    };
-                    let count = plan.slots.iter().filter(held).count();
-                    if count != usize::from(here) {
+                if slot.segment != Segment::Master {
+                    continue;
+                }
+                for segment in [Segment::Master, Segment::Moment1, Segment::Moment2] {
+                    let twins = plan.slots.iter().filter(|s| s.segment == segment && s.holds == slot.holds).count();
+                    if twins != 1 {
                         let text = format!(
-                            "rank {rank} has {count} slots of {len} elements that hold shard {shard} as {segment:?}, not {}",
-                            usize::from(here)
+                            "rank {rank} has {twins} slots of segment {segment:?} that hold what \"{}\" holds, not 1",
+                            slot.name
                         );
                         self.report(Rule::Structure, text);
                     }
                 }
+                if holds.primary {
+                    primaries.push((holds.shard, holds.range.clone(), rank));
+                }
+            }
+        }
+        primaries.sort_by_key(|(shard, range, _)| (*shard, range.start));
+        let mut primaries = primaries.into_iter().peekable();
+        for (id, shard) in self.schedule.shards.shards.iter().enumerate() {
+            let mut end = 0;
+            while let Some((_, range, rank)) = primaries.next_if(|(shard, ..)| *shard == id) {
+                if range.start != end {
+                    let text = format!(
+                        "rank {rank} has the primary master of shard {id} from element {}, but the ones before end at {end}",
+                        range.start
+                    );
+                    self.report(Rule::Structure, text);
+                }
+                end = range.end;
+            }
+            if end != shard.len {
+                let text = format!("the primary masters of shard {id} end at element {end} of {}", shard.len);
+                self.report(Rule::Structure, text);
             }
         }
     }
@@ -157,9 +185,7 @@ impl Check<'_> {
                 }
                 return Ok(());
             }
-            Action::Broadcast { root, algorithm, .. } => (Collective::Broadcast(*root), *algorithm),
-            Action::Reduce { root, algorithm, .. } => (Collective::Reduce(*root), *algorithm),
-            Action::AllReduce { algorithm, .. } => (Collective::AllReduce, *algorithm),
+            Action::Collective(call) => (call.what, call.algorithm),
             _ => unreachable!("has a communicator"),
         };
         if let Collective::Broadcast(root) | Collective::Reduce(root) = what {
@@ -198,6 +224,10 @@ impl Check<'_> {
             Ok(("gradient", *region, Dtype::F32, Exactly(check_unit(unit)?)))
         };
         let saved = |unit, region: &Region| ("saved", *region, Dtype::Byte, AtLeast(foot(unit).saved));
+        let block = |unit: Unit| match unit {
+            Unit::Block(_) => Ok(unit),
+            other => Err(format!("the backward of {other} is not split")),
+        };
         let mut needs = Vec::new();
         match action {
             Action::Load { tokens: region, .. } => needs.push(("tokens", *region, Dtype::I32, Exactly(2 * tokens))),
@@ -247,6 +277,18 @@ impl Check<'_> {
                     Unit::Head => return Err("the head's backward is part of HeadLoss".into()),
                 }
             }
+            Action::BackwardInput { unit, weights: w, input, saved: kept, dx, pending, workspace, .. } => {
+                needs.push(weights(block(*unit)?, w)?);
+                needs.push(("input", *input, job.dtype, wide));
+                needs.push(saved(*unit, kept));
+                needs.push(("dx", *dx, job.dtype, wide_too()));
+                needs.push(("pending", *pending, Dtype::Byte, AtLeast(foot(*unit).pending)));
+                needs.extend(scratch(*unit, workspace)?);
+            }
+            Action::BackwardWeight { unit, pending, gradient: into, .. } => {
+                needs.push(gradient(block(*unit)?, into)?);
+                needs.push(("pending", *pending, Dtype::Byte, AtLeast(foot(*unit).pending)));
+            }
             Action::Clear { .. } => {}
             Action::Cast { src, dst } => {
                 if let Some(bad) = [src, dst].into_iter().find(|r| !matches!(dtype_of(r), Dtype::F32 | Dtype::Bf16)) {
@@ -276,21 +318,18 @@ impl Check<'_> {
                 needs.push(("step", *scalars, Dtype::F64, Exactly(step::LEN)));
                 needs.push(("statistics", *sums, Dtype::F64, Exactly(stats::LEN)));
             }
-            Action::Exchange { .. } | Action::Broadcast { .. } => {}
-            Action::Reduce { region, scratch, .. } => {
-                let len = region.len.min(REDUCE_CHUNKS * REDUCE_CHUNK);
-                needs.push(("scratch", *scratch, dtype_of(region), AtLeast(len)));
-            }
-            Action::AllReduce { comm, region, scratch, algorithm, .. } => match (algorithm, scratch) {
-                (Algorithm::Ring, None) => return Err("a ring needs scratch".into()),
-                (Algorithm::Ring, Some(scratch)) => {
-                    let members = self.schedule.splits[*comm].set_of(rank).map_or(1, <[Rank]>::len);
-                    let len = ring_scratch(region.len, members);
-                    needs.push(("scratch", *scratch, dtype_of(region), AtLeast(len)));
+            Action::Exchange { .. } => {}
+            Action::Collective(call) => {
+                let members = self.schedule.splits[call.comm].set_of(rank).map_or(1, <[Rank]>::len);
+                match (scratch_of(call.what, call.algorithm, call.region.len, members), call.scratch) {
+                    (Some(_), None) => return Err("has no scratch to receive what it adds".into()),
+                    (Some(len), Some(region)) => {
+                        needs.push(("scratch", region, dtype_of(&call.region), AtLeast(len)));
+                    }
+                    (None, Some(_)) => return Err("has scratch that nothing uses".into()),
+                    (None, None) => {}
                 }
-                (_, Some(_)) => return Err("only a ring uses scratch".into()),
-                (_, None) => {}
-            },
+            }
         }
         Ok(needs)
     }

@@ -121,6 +121,8 @@ pub enum Value {
     Dx(usize, usize),
     /// What a micro-batch's forward of block i left for its backward.
     Saved(usize, usize),
+    /// What a micro-batch's split backward of block i left for the gradient of the parameters.
+    Pending(usize, usize),
     /// What the training loop writes before an iteration.
     Step(u64),
     /// Sum of losses.
@@ -149,6 +151,7 @@ impl fmt::Display for Value {
             Value::Activation(micro, layer) => write!(f, "activation {layer} of micro-batch {micro}"),
             Value::Dx(micro, layer) => write!(f, "gradient of activation {layer} of micro-batch {micro}"),
             Value::Saved(micro, block) => write!(f, "what block {block} saved of micro-batch {micro}"),
+            Value::Pending(micro, block) => write!(f, "pending weight gradient of block {block}, micro-batch {micro}"),
             Value::Step(version) => write!(f, "step scalars of iteration {version}"),
             Value::Loss(sum) => write!(f, "loss of {} micro-batches", sum.count),
             Value::Squares(sum) => write!(f, "squares of {} elements", sum.count),
@@ -166,7 +169,7 @@ pub struct Piece {
 
 impl Piece {
     /// The part of it within a range of the slot.
-    fn cut(&self, range: &Range<usize>) -> Option<Piece> {
+    pub fn cut(&self, range: &Range<usize>) -> Option<Piece> {
         let (start, end) = (self.range.start.max(range.start), self.range.end.min(range.end));
         let origin = self.origin + (start.max(self.range.start) - self.range.start);
         (start < end).then(|| Piece { range: start..end, origin, value: self.value.clone() })

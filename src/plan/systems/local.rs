@@ -1,15 +1,18 @@
 //! What every rank has that takes micro-batches through the whole model, and the ops it computes them with.
 
-use crate::model::{Dtype, Placement, Recompute, ShardId, Shards, Unit, footprint};
+use crate::model::{Dtype, Recompute, ShardId, Shards, Unit, footprint};
 use crate::plan::build::{List, Slots};
+use crate::plan::collective::Collective;
 use crate::plan::{
-    Action, Algorithm, CommId, HeadGradient, Job, Lane, Op, Payload, Region, Segment, Work, stats, step,
+    Action, Algorithm, Call, CommId, HeadGradient, Holding, Job, Lane, Op, Payload, Region, Segment, Work, stats, step,
 };
 
 /// A rank's memory for a shard that lives on it.
 #[derive(Debug)]
 pub struct Owned {
     pub shard: ShardId,
+    /// Whether this copy counts in the norm.
+    primary: bool,
     pub master: Region,
     moment1: Region,
     moment2: Region,
@@ -19,14 +22,15 @@ pub struct Owned {
 }
 
 impl Owned {
-    fn new(slots: &mut Slots, job: &Job, shard: ShardId, len: usize) -> Self {
+    fn new(slots: &mut Slots, job: &Job, shard: ShardId, len: usize, primary: bool) -> Self {
         let mut add = |what: &str, dtype, segment| {
             let region = slots.add(format!("shard {shard} {what}"), len, dtype, segment);
-            slots.get_mut(region).holds = Some(Placement { shard, range: 0..len });
+            slots.get_mut(region).holds = Some(Holding { shard, range: 0..len, primary });
             region
         };
         Owned {
             shard,
+            primary,
             master: add("master", Dtype::F32, Segment::Master),
             moment1: add("moment1", Dtype::F32, Segment::Moment1),
             moment2: add("moment2", Dtype::F32, Segment::Moment2),
@@ -59,9 +63,11 @@ pub struct Local {
 }
 
 impl Local {
-    /// Adds the slots of a rank that owns these shards.
-    pub fn new(slots: &mut Slots, job: &Job, shards: &Shards, owned: impl Iterator<Item = ShardId>) -> Self {
-        let owned = owned.map(|shard| Owned::new(slots, job, shard, shards.shards[shard].len)).collect();
+    /// Adds the slots of a rank on which these shards live, each with whether its copy is the primary one.
+    pub fn new(slots: &mut Slots, job: &Job, shards: &Shards, owned: impl Iterator<Item = (ShardId, bool)>) -> Self {
+        let mut own =
+            |(shard, primary): (ShardId, bool)| Owned::new(slots, job, shard, shards.shards[shard].len, primary);
+        let owned = owned.map(&mut own).collect();
         let step = slots.add("step", step::LEN, Dtype::F64, Segment::Scalars);
         let stats = slots.add("stats", stats::LEN, Dtype::F64, Segment::Scalars);
         let tokens = slots.add("tokens", 2 * job.batch.micro_tokens(), Dtype::I32, Segment::Tokens);
@@ -160,19 +166,20 @@ impl Local {
 
     /// Sums the iteration's statistics over all ranks.
     pub fn sum_stats(&self, list: &mut List, lane: Lane, comm: CommId) {
-        let action = Action::AllReduce {
+        let call = Call {
             comm,
+            what: Collective::AllReduce,
+            algorithm: Algorithm::Flat,
             region: self.stats,
             scratch: None,
             payload: Payload::Scalars,
-            algorithm: Algorithm::Flat,
         };
-        list.push(lane, action);
+        list.push(lane, Action::Collective(call));
     }
 
-    /// Adds the norm of the gradients of those shards that this rank counts.
-    pub fn norm(&self, list: &mut List, counts: impl Fn(ShardId) -> bool) {
-        for owned in self.owned.iter().filter(|owned| counts(owned.shard)) {
+    /// Adds the norm of the gradients of those shards of which this rank has the primary copy.
+    pub fn norm(&self, list: &mut List) {
+        for owned in self.owned.iter().filter(|owned| owned.primary) {
             let stats = self.stats.sub(stats::SQUARES..stats::SQUARES + 1);
             list.push(Lane::Compute, Action::NormPartial { gradient: owned.accumulator, stats });
         }

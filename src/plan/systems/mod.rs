@@ -66,10 +66,19 @@ pub struct Schedule {
     pub job: Job,
     /// The cut of the model.
     pub shards: Shards,
-    /// Owner of every shard (`None`: replicated on all ranks).
-    pub owners: Vec<Option<Rank>>,
+    /// What lives where.
+    pub layout: Layout,
     /// Communicators, in the order in which they are created.
     pub splits: Vec<Split>,
+}
+
+/// What lives where, as far as ranks differ in it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Layout {
+    /// Every rank derives its own part from the job.
+    Uniform,
+    /// Owner of every shard (`None`: replicated on all ranks).
+    Owners(Vec<Option<Rank>>),
 }
 
 /// A parallel system.
@@ -89,6 +98,8 @@ pub struct Entry {
     pub summary: &'static str,
     /// Which jobs it runs.
     pub domain: &'static str,
+    /// Where embedding and head live.
+    pub ends: &'static str,
     /// The system itself.
     pub system: &'static dyn System,
 }
@@ -99,12 +110,14 @@ pub static SYSTEMS: [Entry; 2] = [
         name: "single",
         summary: "one rank does everything; gradients of all micro-batches add up in place",
         domain: "one rank",
+        ends: "like everything else, on the one rank",
         system: &single::Single,
     },
     Entry {
         name: "tawpipe",
         summary: "weights stay on their owner, hop once between groups and are broadcast inside; gradients go back",
         domain: "any number of ranks in any groups; any number of layers",
+        ends: "shards like any other; embed = \"replicated\" puts them on every rank",
         system: &tawpipe::Tawpipe,
     },
 ];
@@ -140,6 +153,14 @@ pub fn schedule(job: &Job) -> Result<Schedule, Refusal> {
 }
 
 impl Schedule {
+    /// Owner of every shard (`None`: replicated on all ranks); empty if shards do not live on one rank each.
+    pub fn owners(&self) -> &[Option<Rank>] {
+        match &self.layout {
+            Layout::Owners(owners) => owners,
+            Layout::Uniform => &[],
+        }
+    }
+
     /// One rank's plan; ranks are generated one by one.
     pub fn rank(&self, rank: Rank) -> RankPlan {
         let entry = find(self.job.system.name()).expect("scheduled by a system of the table");

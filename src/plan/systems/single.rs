@@ -6,7 +6,7 @@ use crate::plan::build::Slots;
 use crate::plan::{Job, RankPlan, Refusal, Work};
 
 use super::local::{Local, list};
-use super::{Schedule, System};
+use super::{Layout, Schedule, System};
 
 /// See the module.
 pub struct Single;
@@ -18,14 +18,13 @@ impl System for Single {
             return Err(Refusal(format!("system \"single\" runs on one rank, not on {ranks}; try \"tawpipe\"")));
         }
         let shards = Shards::new(&job.shape, 1);
-        let owners = vec![Some(0); shards.shards.len()];
-        Ok(Schedule { job: job.clone(), shards, owners, splits: Vec::new() })
+        Ok(Schedule { job: job.clone(), shards, layout: Layout::Uniform, splits: Vec::new() })
     }
 
     fn rank(&self, schedule: &Schedule, rank: Rank) -> RankPlan {
         let Schedule { job, shards, .. } = schedule;
         let mut slots = Slots::default();
-        let local = Local::new(&mut slots, job, shards, 0..shards.shards.len());
+        let local = Local::new(&mut slots, job, shards, (0..shards.shards.len()).map(|shard| (shard, true)));
         let owned = |unit| {
             let place = shards.place(unit);
             let owned = &local.owned[place.shard];
@@ -52,7 +51,7 @@ impl System for Single {
                 // A tied head has written the embedding's sum already.
                 local.backward(list, Unit::Embed, work, None, owned(Unit::Embed).1, later || job.shape.tied);
             }
-            local.norm(list, |_| true);
+            local.norm(list);
             local.update(list);
         });
         let evaluate = list(rank, |list| {

@@ -80,6 +80,22 @@ impl Replay<'_, '_> {
                 self.scratch(rank, *workspace);
                 self.runs.entry((micro, *unit)).or_default().1 += 1;
             }
+            Action::BackwardInput { unit, work, weights, input, saved, dx, pending, workspace } => {
+                let (Unit::Block(i), micro) = (*unit, work.micro) else { unreachable!("structure asks for a block") };
+                self.weights(site, *unit, *weights);
+                self.expect(site, "input", *input, 0, &Value::Activation(micro, i));
+                self.expect(site, "saved state", *saved, 0, &Value::Saved(micro, i));
+                self.expect(site, "dx", *dx, 0, &Value::Dx(micro, i + 1));
+                self.set(rank, *dx, 0, Value::Dx(micro, i));
+                self.set(rank, *pending, 0, Value::Pending(micro, i));
+                self.scratch(rank, *workspace);
+            }
+            Action::BackwardWeight { unit, work, pending, gradient, accumulate } => {
+                let (Unit::Block(i), micro) = (*unit, work.micro) else { unreachable!("structure asks for a block") };
+                self.expect(site, "pending state", *pending, 0, &Value::Pending(micro, i));
+                self.gradient(site, *unit, micro, *gradient, *accumulate);
+                self.runs.entry((micro, *unit)).or_default().1 += 1;
+            }
             Action::Clear { dst } => self.set(rank, *dst, 0, Value::Zero),
             Action::Cast { src, dst } => {
                 let mut pieces = shift(self.read(rank, *src), src.start, dst.start);
@@ -125,9 +141,7 @@ impl Replay<'_, '_> {
                     self.set(rank, *home, range.start, Value::State(state, *shard, self.version + 1));
                 }
             }
-            Action::Exchange { .. } | Action::Broadcast { .. } | Action::Reduce { .. } | Action::AllReduce { .. } => {
-                unreachable!("communication is no op of one rank")
-            }
+            Action::Exchange { .. } | Action::Collective(_) => unreachable!("communication is no op of one rank"),
         }
     }
 

@@ -1,7 +1,10 @@
 //! What messages and collectives carry.
 
+use std::ops::Range;
+
 use crate::cluster::Rank;
-use crate::plan::{Action, Payload, Region};
+use crate::plan::collective::{Collective, piece};
+use crate::plan::{Action, Call, Payload, Region};
 
 use super::super::matching::{Pair, Site};
 use super::super::value::{Piece, State, Value};
@@ -28,55 +31,64 @@ impl Replay<'_, '_> {
 
     pub(super) fn call(&mut self, sites: &[Site]) {
         let plans = self.check.plans;
-        let action = |(rank, op): Site| &self.phase.ops(&plans[rank])[op].action;
-        let actions: Vec<(Site, &Action)> = sites.iter().map(|&site| (site, action(site))).collect();
-        if let Action::Broadcast { root, .. } = actions[0].1 {
-            let mut source = None;
-            for &(site, action) in &actions {
-                if let (true, Action::Broadcast { region, payload, .. }) = (site.0 == *root, action) {
-                    self.payload(site, *region, payload);
-                    source = Some((self.read(*root, *region), region.start));
-                }
+        let calls: Vec<(Site, &Call)> = sites
+            .iter()
+            .map(|&site| match &self.phase.ops(&plans[site.0])[site.1].action {
+                Action::Collective(call) => (site, call),
+                _ => unreachable!("members of a collective call it"),
+            })
+            .collect();
+        let (what, len, members) = (calls[0].1.what, calls[0].1.region.len, calls.len());
+        let own = |index: usize| piece(len, members, index);
+        // The result, as if its region began at element 0.
+        let result = match what {
+            Collective::Broadcast(root) => {
+                let &(site, call) = calls.iter().find(|(site, _)| site.0 == root).expect("the root is a member");
+                self.contribution(site, call, 0..len)
             }
-            let (pieces, start) = source.expect("the root is a member");
-            for (site, action) in actions {
-                if let (true, Action::Broadcast { region, .. }) = (site.0 != *root, action) {
-                    self.write(site.0, *region, shift(pieces.clone(), start, region.start));
-                }
+            Collective::AllGather => {
+                let parts = calls.iter().enumerate();
+                parts.flat_map(|(index, &(site, call))| self.contribution(site, call, own(index))).collect()
             }
-            return;
-        }
-        // A sum: onto the root, or to all.
-        let mut sum: Option<(Vec<Piece>, usize)> = None;
-        for &(site, action) in &actions {
-            let (Action::Reduce { region, payload, .. } | Action::AllReduce { region, payload, .. }) = action else {
-                unreachable!("members of a collective call the same")
+            Collective::Reduce(_) | Collective::AllReduce | Collective::ReduceScatter => {
+                let mut sum: Option<Vec<Piece>> = None;
+                for &(site, call) in &calls {
+                    let mine = self.contribution(site, call, 0..len);
+                    sum = Some(match sum {
+                        None => mine,
+                        Some(so_far) => self.sum(site, call.region, mine, so_far),
+                    });
+                }
+                sum.expect("a collective has members")
+            }
+        };
+        for (index, (site, call)) in calls.into_iter().enumerate() {
+            let gets = match what {
+                Collective::Reduce(root) if root != site.0 => 0..0,
+                Collective::ReduceScatter => own(index),
+                _ => 0..len,
             };
-            self.payload(site, *region, payload);
-            let mine = self.read(site.0, *region);
-            sum = Some(match sum {
-                None => (mine, region.start),
-                Some((so_far, start)) => {
-                    (self.sum(site, *region, mine, shift(so_far, start, region.start)), region.start)
-                }
-            });
-        }
-        let (pieces, start) = sum.expect("a collective has members");
-        for ((rank, _), action) in actions {
-            let (region, scratch, gets) = match action {
-                Action::Reduce { region, scratch, root, .. } => (*region, Some(*scratch), rank == *root),
-                Action::AllReduce { region, scratch, .. } => (*region, *scratch, true),
-                _ => unreachable!("a sum"),
-            };
-            if gets {
-                self.write(rank, region, shift(pieces.clone(), start, region.start));
-            } else {
-                self.junk(rank, region);
+            let promised = result.iter().filter_map(|piece| piece.cut(&gets)).collect();
+            if gets.len() < len {
+                self.junk(site.0, call.region);
             }
-            if let Some(scratch) = scratch {
-                self.junk(rank, scratch);
+            self.write(site.0, call.region.sub(gets), shift(promised, 0, call.region.start));
+            if let Some(scratch) = call.scratch {
+                self.junk(site.0, scratch);
             }
         }
+    }
+
+    /// What a member brings to a collective from a part of its region, as if the region began at element 0.
+    fn contribution(&mut self, site: Site, call: &Call, part: Range<usize>) -> Vec<Piece> {
+        let payload = match &call.payload {
+            Payload::Weights(shard, all) => Payload::Weights(*shard, all.start + part.start..all.start + part.end),
+            Payload::Gradient(shard, all) => Payload::Gradient(*shard, all.start + part.start..all.start + part.end),
+            other => other.clone(),
+        };
+        let region = call.region.sub(part);
+        self.payload(site, region, &payload);
+        shift(self.read(site.0, region), call.region.start, 0)
     }
 
     fn junk(&mut self, rank: Rank, region: Region) {
@@ -88,21 +100,27 @@ impl Replay<'_, '_> {
         let version = self.version;
         for piece in self.read(site.0, region) {
             let fits = match (payload, &piece.value) {
-                (Payload::Weights(shard), Value::State(State::Master | State::Rounded, found, v)) => {
-                    let whole = self.check.schedule.shards.shards[*shard].len == region.len;
-                    found == shard && *v == version && whole && piece.origin == piece.range.start - region.start
+                (Payload::Weights(shard, range), Value::State(State::Master | State::Rounded, found, v)) => {
+                    let at = range.start + (piece.range.start - region.start);
+                    found == shard && *v == version && range.len() == region.len && piece.origin == at
                 }
                 (Payload::Gradient(shard, range), Value::Gradient(found, _)) => {
                     found == shard && piece.origin == range.start + (piece.range.start - region.start)
                 }
                 (Payload::Gradient(..), Value::Zero) => true,
+                (Payload::Activation(work, layer), Value::Activation(micro, found)) => {
+                    (*micro, found) == (work.micro, layer) && piece.origin == piece.range.start - region.start
+                }
+                (Payload::Dx(work, layer), Value::Dx(micro, found)) => {
+                    (*micro, found) == (work.micro, layer) && piece.origin == piece.range.start - region.start
+                }
                 (Payload::Scalars, Value::Loss(_) | Value::Squares(_) | Value::Zero) => true,
                 _ => false,
             };
             if !fits {
                 let place = self.check.region(site.0, Region::new(region.slot, piece.range.clone()));
                 let wanted = match payload {
-                    Payload::Weights(shard) => format!("all weights of shard {shard} version {version}"),
+                    Payload::Weights(..) => format!("{payload} version {version}"),
                     other => other.to_string(),
                 };
                 self.complain(site, &format!("sends {wanted} from {place}, which holds {}", piece.value));

@@ -38,7 +38,7 @@ pub struct Course<'a> {
 impl<'a> Course<'a> {
     pub fn new(schedule: &'a Schedule, training: bool) -> Self {
         let job = &schedule.job;
-        let travels = |shard: ShardId| schedule.owners[shard].is_some();
+        let travels = |shard: ShardId| schedule.owners()[shard].is_some();
         let visits = visits(&schedule.shards, rounds(job, 0), training, travels);
         Course { schedule, job, groups: &job.groups, visits }
     }
@@ -78,7 +78,7 @@ impl<'a> Course<'a> {
 
     /// The owner of a shard that travels.
     pub fn owner(&self, shard: ShardId) -> Rank {
-        self.schedule.owners[shard].expect("a shard that travels has an owner")
+        self.schedule.owners()[shard].expect("a shard that travels has an owner")
     }
 
     /// The rank of a group through which a shard comes in and its gradient goes out: the owner itself, or the one with
@@ -93,7 +93,8 @@ impl<'a> Course<'a> {
         let hop = |group| {
             let shard = self.fetch(group, tick)?.shard;
             let (from, to) = (self.owner(shard), self.gate(group, shard));
-            (from != to).then_some(Hop { from, to, payload: Payload::Weights(shard) })
+            let all = 0..self.schedule.shards.shards[shard].len;
+            (from != to).then_some(Hop { from, to, payload: Payload::Weights(shard, all) })
         };
         (0..self.groups.count()).filter_map(hop).collect()
     }

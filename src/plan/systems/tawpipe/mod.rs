@@ -21,7 +21,7 @@ use crate::cluster::Rank;
 use crate::model::{ShardId, Shards};
 use crate::plan::{CommId, Job, Lane, RankPlan, Refusal, Split};
 
-use super::{Embed, Schedule, System, SystemOptions, TawpipeOptions};
+use super::{Embed, Layout, Schedule, System, SystemOptions, TawpipeOptions};
 
 /// See the module.
 pub struct Tawpipe;
@@ -67,7 +67,7 @@ impl System for Tawpipe {
         if options.embed == Embed::Replicated {
             splits.push(Split { name: "all-reduce", sets: world });
         }
-        Ok(Schedule { job: job.clone(), shards, owners, splits })
+        Ok(Schedule { job: job.clone(), shards, layout: Layout::Owners(owners), splits })
     }
 
     fn rank(&self, schedule: &Schedule, rank: Rank) -> RankPlan {

@@ -5,10 +5,8 @@ use std::ops::Range;
 use crate::cluster::{Groups, Rank};
 use crate::model::{Dtype, ShardId, Shards, Unit};
 use crate::plan::build::{Elastic, List, Slots};
-use crate::plan::collective::ring_scratch;
-use crate::plan::{
-    Action, Algorithm, Job, Lane, Message, Payload, REDUCE_CHUNK, REDUCE_CHUNKS, RankPlan, Region, Segment, Work,
-};
+use crate::plan::collective::{Collective, scratch};
+use crate::plan::{Action, Algorithm, Call, Job, Lane, Message, Payload, RankPlan, Region, Segment, Work};
 
 use super::super::Schedule;
 use super::super::local::{Local, list};
@@ -18,10 +16,15 @@ use super::visits::{Pass, Visit};
 
 /// A rank's plan.
 pub fn plan(schedule: &Schedule, rank: Rank) -> RankPlan {
-    let Schedule { job, shards, owners, .. } = schedule;
+    let Schedule { job, shards, .. } = schedule;
+    let owners = schedule.owners();
     let mut slots = Slots::default();
-    let here = |shard: &ShardId| owners[*shard].is_none_or(|owner| owner == rank);
-    let local = Local::new(&mut slots, job, shards, (0..owners.len()).filter(here));
+    // What is replicated counts on rank 0.
+    let here = |shard: ShardId| match owners[shard] {
+        Some(owner) => (owner == rank).then_some((shard, true)),
+        None => Some((shard, rank == 0)),
+    };
+    let local = Local::new(&mut slots, job, shards, (0..owners.len()).filter_map(here));
     let one = |name: &str, dtype, segment| Elastic::new(name.into(), dtype, segment);
     let two = |name: &str, dtype, segment| [0, 1].map(|i| one(&format!("{name} {i}"), dtype, segment));
     let wire = job.grad_dtype;
@@ -97,8 +100,7 @@ impl Writer<'_> {
                 self.sum_replicated(list, *shard);
             }
         }
-        // Of a replicated gradient one rank counts the norm.
-        self.local.norm(list, |shard| self.rank == 0 || !self.replicated.contains(&shard));
+        self.local.norm(list);
         self.sum_stats(list);
         self.local.update(list);
     }
@@ -122,7 +124,7 @@ impl Writer<'_> {
     fn fetch(&mut self, list: &mut List, course: &Course, tick: usize) {
         let mut exchange = Exchange::default();
         for hop in course.weight_hops(tick) {
-            let Payload::Weights(shard) = hop.payload else { unreachable!("weights hop") };
+            let Payload::Weights(shard, _) = hop.payload else { unreachable!("weights hop") };
             // Only a receiver, whose group fetches the shard, needs the ring slot.
             let slot = course.fetch(self.group, tick).map_or(0, |fetch| fetch.slot);
             exchange.add(self.rank, hop, || self.weights(shard, slot));
@@ -133,15 +135,16 @@ impl Writer<'_> {
         if let Some(fetch) = course.fetch(self.group, tick)
             && size > 1
         {
-            let action = Action::Broadcast {
+            let call = Call {
                 comm: Way::Broadcast.comm(),
-                root: course.gate(self.group, fetch.shard),
-                region: self.weights(fetch.shard, fetch.slot),
-                payload: Payload::Weights(fetch.shard),
+                what: Collective::Broadcast(course.gate(self.group, fetch.shard)),
                 // A tree of whole messages while it is shallow, else a pipeline of chunks.
                 algorithm: if size <= 4 { Algorithm::Tree } else { Algorithm::Chain },
+                region: self.weights(fetch.shard, fetch.slot),
+                scratch: None,
+                payload: Payload::Weights(fetch.shard, 0..self.shards.shards[fetch.shard].len),
             };
-            list.push(Way::Broadcast.lane(), action);
+            list.push(Way::Broadcast.lane(), Action::Collective(call));
         }
     }
 
@@ -265,15 +268,17 @@ impl Writer<'_> {
             list.push(Way::Reduce.lane(), Action::Clear { dst: region });
         }
         if several {
-            let action = Action::Reduce {
+            let (what, algorithm) = (Collective::Reduce(gate), Algorithm::Chain);
+            let room = scratch(what, algorithm, len, self.groups.size(self.group));
+            let call = Call {
                 comm: Way::Reduce.comm(),
-                root: gate,
+                what,
+                algorithm,
                 region,
-                scratch: self.scratch.take(self.slots, len.min(REDUCE_CHUNKS * REDUCE_CHUNK)),
+                scratch: room.map(|len| self.scratch.take(self.slots, len)),
                 payload: Payload::Gradient(shard, range.clone()),
-                algorithm: Algorithm::Chain,
             };
-            list.push(Way::Reduce.lane(), action);
+            list.push(Way::Reduce.lane(), Action::Collective(call));
         }
         region
     }
@@ -299,14 +304,17 @@ impl Writer<'_> {
         if casts {
             list.push(Way::AllReduce.lane(), Action::Cast { src: accumulator, dst: region });
         }
-        let action = Action::AllReduce {
+        let (what, algorithm) = (Collective::AllReduce, Algorithm::Ring);
+        let room = scratch(what, algorithm, accumulator.len, ranks);
+        let call = Call {
             comm: Way::AllReduce.comm(),
+            what,
+            algorithm,
             region,
-            scratch: Some(self.all_scratch.take(self.slots, ring_scratch(accumulator.len, ranks))),
+            scratch: room.map(|len| self.all_scratch.take(self.slots, len)),
             payload: Payload::Gradient(shard, 0..accumulator.len),
-            algorithm: Algorithm::Ring,
         };
-        list.push(Way::AllReduce.lane(), action);
+        list.push(Way::AllReduce.lane(), Action::Collective(call));
         if casts {
             list.push(Way::AllReduce.lane(), Action::Cast { src: region, dst: accumulator });
         }
