@@ -10,6 +10,7 @@ use super::{Batch, Job, RankPlan, Refusal, Split};
 mod local;
 mod single;
 mod tawpipe;
+mod walk;
 
 /// What the deck's `[system]` section chooses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,9 +7,10 @@ use crate::cluster::{Groups, Rank};
 use crate::model::ShardId;
 use crate::plan::{Job, Payload};
 
+use super::super::walk::Pass;
 use super::super::{Schedule, Stagger};
 use super::options;
-use super::visits::{Pass, Visit, visits};
+use super::visits::{Visit, visits};
 
 /// A message between groups.
 #[derive(Clone, Debug)]

@@ -3,16 +3,17 @@
 use std::ops::Range;
 
 use crate::cluster::{Groups, Rank};
-use crate::model::{Dtype, ShardId, Shards, Unit};
+use crate::model::{Dtype, ShardId, Shards};
 use crate::plan::build::{Elastic, List, Slots};
 use crate::plan::collective::{Collective, scratch};
 use crate::plan::{Action, Algorithm, Call, Job, Lane, Message, Payload, RankPlan, Region, Segment, Work};
 
 use super::super::Schedule;
 use super::super::local::{Local, list};
+use super::super::walk::{Pass, Stop};
 use super::Way;
 use super::course::{Course, Hop};
-use super::visits::{Pass, Visit};
+use super::visits::Visit;
 
 /// A rank's plan.
 pub fn plan(schedule: &Schedule, rank: Rank) -> RankPlan {
@@ -170,34 +171,14 @@ impl Writer<'_> {
         let shards = self.shards;
         let range = |unit| &shards.place(unit).range;
         let weights = |unit| weights.expect("a visit that needs weights").sub(range(unit).clone());
-        let gradient = |unit| {
+        let into = |unit| {
             let (range, gradient) = (range(unit), gradient.expect("in training a visit gives a gradient"));
-            gradient.sub(range.start - start..range.end - start)
+            (gradient.sub(range.start - start..range.end - start), accumulate)
         };
-        let blocks: Vec<Unit> = shards.blocks(shard).collect();
-        match visit.pass {
-            Pass::Embed => {
-                local.load(list, work);
-                local.forward(list, Unit::Embed, work, weights(Unit::Embed), training);
-            }
-            Pass::Forward => {
-                blocks.into_iter().for_each(|unit| local.forward(list, unit, work, weights(unit), training));
-            }
-            Pass::Head => {
-                let gradient = training.then(|| (gradient(Unit::Head), accumulate));
-                local.head(list, work, weights(Unit::Head), gradient);
-                self.begun[shard] |= training && visit.gradient.is_none();
-            }
-            Pass::Backward => {
-                for unit in blocks.into_iter().rev() {
-                    local.backward(list, unit, work, Some(weights(unit)), gradient(unit), accumulate);
-                }
-            }
-            Pass::EmbedBackward => {
-                local.backward(list, Unit::Embed, work, None, gradient(Unit::Embed), accumulate);
-                self.begun[shard] |= visit.gradient.is_none();
-            }
-        }
+        let stop = Stop { pass: visit.pass, shard };
+        local.stop(list, shards, stop, work, weights, training.then_some(into));
+        let gives = matches!(visit.pass, Pass::Head | Pass::EmbedBackward);
+        self.begun[shard] |= training && gives && visit.gradient.is_none();
     }
 
     fn weights_of(&mut self, visit: &Visit) -> Option<Region> {

@@ -4,27 +4,7 @@ use std::ops::Range;
 
 use crate::model::{ShardId, Shards, Unit};
 
-/// What is computed in a visit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
-    /// Token embedding.
-    Embed,
-    /// The shard's blocks, upwards.
-    Forward,
-    /// Head and loss, in training also their backward.
-    Head,
-    /// The shard's blocks, downwards.
-    Backward,
-    /// Gradient of the token embedding; needs no weights.
-    EmbedBackward,
-}
-
-impl Pass {
-    /// Whether it reads weights.
-    pub fn needs_weights(self) -> bool {
-        self != Pass::EmbedBackward
-    }
-}
+use super::super::walk::{Pass, Stop, stops};
 
 /// One stop at a shard. All ranks of a group make it together, each with its own micro-batch.
 #[derive(Clone, Debug)]
@@ -60,24 +40,13 @@ pub struct Ring {
 pub fn visits(shards: &Shards, rounds: usize, training: bool, travel: impl Fn(ShardId) -> bool) -> Vec<Visit> {
     let embed = shards.place(Unit::Embed);
     let head = shards.place(Unit::Head);
-    let mut blocks: Vec<ShardId> =
-        shards.units.iter().filter(|(unit, _)| matches!(unit, Unit::Block(_))).map(|(_, place)| place.shard).collect();
-    blocks.dedup();
-
-    let mut stops = vec![(Pass::Embed, embed.shard)];
-    stops.extend(blocks.iter().map(|&shard| (Pass::Forward, shard)));
-    stops.push((Pass::Head, head.shard));
-    if training {
-        stops.extend(blocks.iter().rev().map(|&shard| (Pass::Backward, shard)));
-        stops.push((Pass::EmbedBackward, embed.shard));
-    }
-
+    let stops = stops(shards, training);
     let mut held: [Option<ShardId>; 2] = [None; 2];
     let mut current = 1;
     let mut under = None;
     let mut list = Vec::new();
     for round in 0..rounds {
-        for &(pass, shard) in &stops {
+        for &Stop { pass, shard } in &stops {
             let ring = (pass.needs_weights() && travel(shard)).then(|| {
                 let fetch = match held.iter().position(|&s| s == Some(shard)) {
                     Some(slot) => {
