@@ -100,6 +100,11 @@ impl List {
     /// Appends an op that waits for whatever it must not overtake: earlier writers of what it touches, and earlier
     /// readers of what it writes. Waits that others already imply are left out.
     pub fn push(&mut self, lane: Lane, action: Action) -> OpId {
+        self.push_after(lane, action, &[])
+    }
+
+    /// As [`List::push`], for an op that also waits for ops that its regions do not ask for.
+    pub fn push_after(&mut self, lane: Lane, action: Action, also: &[OpId]) -> OpId {
         let id = self.ops.len();
         let access = action.access(self.rank);
         let touches = || {
@@ -111,6 +116,7 @@ impl List {
                 let uses = self.uses.get(region.slot).into_iter().flatten();
                 uses.filter(move |u| (writes || u.writes) && u.region.overlaps(&region)).map(|u| u.op)
             })
+            .chain(also.iter().copied())
             .collect();
         // The latest first: it implies most of the others.
         before.sort_unstable_by(|a, b| b.cmp(a));

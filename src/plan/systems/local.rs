@@ -1,5 +1,7 @@
 //! What every rank has that takes micro-batches through the whole model, and the ops it computes them with.
 
+use std::ops::Range;
+
 use crate::model::{Dtype, Recompute, ShardId, Shards, Unit, footprint};
 use crate::plan::build::{List, Slots};
 use crate::plan::collective::Collective;
@@ -11,6 +13,8 @@ use crate::plan::{
 #[derive(Debug)]
 pub struct Owned {
     pub shard: ShardId,
+    /// The elements of it that live here.
+    range: Range<usize>,
     /// Whether this copy counts in the norm.
     primary: bool,
     pub master: Region,
@@ -22,14 +26,16 @@ pub struct Owned {
 }
 
 impl Owned {
-    fn new(slots: &mut Slots, job: &Job, shard: ShardId, len: usize, primary: bool) -> Self {
+    /// Adds the slots of (a part of) a shard.
+    pub fn new(slots: &mut Slots, job: &Job, shard: ShardId, range: Range<usize>, primary: bool) -> Self {
         let mut add = |what: &str, dtype, segment| {
-            let region = slots.add(format!("shard {shard} {what}"), len, dtype, segment);
-            slots.get_mut(region).holds = Some(Holding { shard, range: 0..len, primary });
+            let region = slots.add(format!("shard {shard} {what}"), range.len(), dtype, segment);
+            slots.get_mut(region).holds = Some(Holding { shard, range: range.clone(), primary });
             region
         };
         Owned {
             shard,
+            range: range.clone(),
             primary,
             master: add("master", Dtype::F32, Segment::Master),
             moment1: add("moment1", Dtype::F32, Segment::Moment1),
@@ -42,6 +48,37 @@ impl Owned {
     /// The shard's weights in the compute dtype.
     pub fn weights(&self) -> Region {
         self.home.unwrap_or(self.master)
+    }
+
+    /// What follows from the master: the copy in the compute dtype.
+    pub fn prepare(&self, list: &mut List) {
+        if let Some(home) = self.home {
+            list.push(Lane::Compute, Action::Cast { src: self.master, dst: home });
+        }
+    }
+
+    /// Adds the gradient's squares to the statistics, if this copy is the primary one.
+    pub fn norm(&self, list: &mut List, stats: Region) {
+        if self.primary {
+            let stats = stats.sub(stats::SQUARES..stats::SQUARES + 1);
+            list.push(Lane::Compute, Action::NormPartial { gradient: self.accumulator, stats });
+        }
+    }
+
+    /// AdamW.
+    pub fn update(&self, list: &mut List, step: Region, stats: Region) {
+        let action = Action::Update {
+            shard: self.shard,
+            range: self.range.clone(),
+            gradient: self.accumulator,
+            step,
+            stats,
+            master: self.master,
+            moment1: self.moment1,
+            moment2: self.moment2,
+            home: self.home,
+        };
+        list.push(Lane::Compute, action);
     }
 }
 
@@ -66,7 +103,7 @@ impl Local {
     /// Adds the slots of a rank on which these shards live, each with whether its copy is the primary one.
     pub fn new(slots: &mut Slots, job: &Job, shards: &Shards, owned: impl Iterator<Item = (ShardId, bool)>) -> Self {
         let mut own =
-            |(shard, primary): (ShardId, bool)| Owned::new(slots, job, shard, shards.shards[shard].len, primary);
+            |(shard, primary): (ShardId, bool)| Owned::new(slots, job, shard, 0..shards.shards[shard].len, primary);
         let owned = owned.map(&mut own).collect();
         let step = slots.add("step", step::LEN, Dtype::F64, Segment::Scalars);
         let stats = slots.add("stats", stats::LEN, Dtype::F64, Segment::Scalars);
@@ -157,51 +194,36 @@ impl Local {
 
     /// What follows from the masters: the copies in the compute dtype.
     pub fn prepare(&self, list: &mut List) {
-        for owned in &self.owned {
-            if let Some(home) = owned.home {
-                list.push(Lane::Compute, Action::Cast { src: owned.master, dst: home });
-            }
-        }
+        self.owned.iter().for_each(|owned| owned.prepare(list));
     }
 
     /// Sums the iteration's statistics over all ranks.
     pub fn sum_stats(&self, list: &mut List, lane: Lane, comm: CommId) {
-        let call = Call {
-            comm,
-            what: Collective::AllReduce,
-            algorithm: Algorithm::Flat,
-            region: self.stats,
-            scratch: None,
-            payload: Payload::Scalars,
-        };
-        list.push(lane, Action::Collective(call));
+        sum_stats(list, lane, comm, self.stats);
     }
 
     /// Adds the norm of the gradients of those shards of which this rank has the primary copy.
     pub fn norm(&self, list: &mut List) {
-        for owned in self.owned.iter().filter(|owned| owned.primary) {
-            let stats = self.stats.sub(stats::SQUARES..stats::SQUARES + 1);
-            list.push(Lane::Compute, Action::NormPartial { gradient: owned.accumulator, stats });
-        }
+        self.owned.iter().for_each(|owned| owned.norm(list, self.stats));
     }
 
     /// AdamW on every shard that lives here.
     pub fn update(&self, list: &mut List) {
-        for owned in &self.owned {
-            let action = Action::Update {
-                shard: owned.shard,
-                range: 0..owned.master.len,
-                gradient: owned.accumulator,
-                step: self.step,
-                stats: self.stats,
-                master: owned.master,
-                moment1: owned.moment1,
-                moment2: owned.moment2,
-                home: owned.home,
-            };
-            list.push(Lane::Compute, action);
-        }
+        self.owned.iter().for_each(|owned| owned.update(list, self.step, self.stats));
     }
+}
+
+/// Sums an iteration's statistics over all ranks.
+pub fn sum_stats(list: &mut List, lane: Lane, comm: CommId, stats: Region) {
+    let call = Call {
+        comm,
+        what: Collective::AllReduce,
+        algorithm: Algorithm::Flat,
+        region: stats,
+        scratch: None,
+        payload: Payload::Scalars,
+    };
+    list.push(lane, Action::Collective(call));
 }
 
 /// The ops that a closure pushes for a rank.
