@@ -121,6 +121,8 @@ fn bad_decks_are_refused() {
         (with("steps = 10", "steps = 10\n[optim]\nwarmup = 11"), &["optim.warmup = 11 is more than run.steps = 10"]),
         (with("\"tawpipe\"", "\"tawpip\""), &["system.name = \"tawpip\"", "single", "tawpipe"]),
         (with("\"tawpipe\"", "\"tawpipe\"\nstager = \"none\""), &["system.stager", "did you mean system.stagger?"]),
+        (with("[batch]", "[cluster]\nmemory = \"lots\"\n[batch]"), &["cluster.memory = \"lots\"", "24 GiB"]),
+        (with("[batch]", "[cluster]\ncosts = \"guess\"\n[batch]"), &["cluster.costs = \"guess\"", "measure"]),
         (with("[batch]", "[batch"), &["deck.toml, line 11"]),
     ];
     for (deck, words) in cases {

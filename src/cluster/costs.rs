@@ -6,6 +6,7 @@ use crate::model::ModelShape;
 
 /// Time of a unit on one micro-batch; seconds, or any unit that is the same throughout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UnitCost {
     /// Forward; for the head its loss.
     pub forward: f64,
@@ -24,6 +25,7 @@ impl UnitCost {
 
 /// Costs that pipeline systems spread blocks by and order their work by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Costs {
     /// Token embedding.
     pub embed: UnitCost,
@@ -54,6 +56,13 @@ impl Costs {
             head: UnitCost { forward: head, backward_input: head, backward_weight: head },
             hop: 0.0,
         }
+    }
+
+    /// Whether every time is one: finite, not negative, and a block's not zero.
+    pub fn valid(&self) -> bool {
+        let times = |c: &UnitCost| [c.forward, c.backward_input, c.backward_weight];
+        let all = [&self.embed, &self.block, &self.head].into_iter().flat_map(times).chain([self.hop]);
+        all.into_iter().all(|t| t.is_finite() && t >= 0.0) && times(&self.block).iter().all(|&t| t > 0.0)
     }
 
     /// The textbook pipeline: forward 1, either half of backward 1, everything else 0.

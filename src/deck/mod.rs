@@ -15,7 +15,7 @@ mod value;
 pub use error::DeckError;
 pub use section::{Key, Section};
 pub use sections::{BatchSection, ClusterSection, DataSection, ModelSection, OptimSection, RunSection};
-pub use value::{DeviceKind, Poll, RanksPerGroup, Schedule, Seconds};
+pub use value::{CostSource, DeviceKind, Memory, Poll, RanksPerGroup, Schedule, Seconds};
 
 use std::path::{Path, PathBuf};
 
@@ -122,7 +122,10 @@ impl Deck {
             dtype: self.run.dtype,
             grad_dtype: self.run.grad_dtype,
             recompute: self.run.recompute,
-            costs: Costs::flops(&shape, batch.micro, batch.seq),
+            costs: match self.cluster.costs {
+                CostSource::Given(costs) => costs,
+                CostSource::Flops | CostSource::Measure => Costs::flops(&shape, batch.micro, batch.seq),
+            },
             memory: self.cluster.memory.map(|memory| memory.0),
             shape,
             system: self.system.clone(),

@@ -6,7 +6,7 @@ use crate::data::{Order, TokenType, TokenizerChoice, Valid};
 use crate::model::{Dtype, ModelShape, Recompute};
 
 use super::section::section;
-use super::value::{DeviceKind, Memory, Poll, RanksPerGroup, Schedule, Seconds};
+use super::value::{CostSource, DeviceKind, Memory, Poll, RanksPerGroup, Schedule, Seconds};
 
 section! {
     /// The model: either `from` an existing one, or a shape that starts from random weights.
@@ -132,6 +132,10 @@ section! {
         ranks_per_group: Option<RanksPerGroup> = None,
         /// What a rank may use; a plan that needs more is refused. Left out: no limit.
         memory: Option<Memory> = None,
+        /// What pipeline systems spread blocks by and order their work by: `flops` counts floating point operations,
+        /// `measure` times them on rank 0 when a run begins (a resumed run takes what was measured then), a table gives
+        /// times of `embed`, `block`, `head` (each `forward`, `backward_input`, `backward_weight`) and `hop`.
+        costs: CostSource = CostSource::Flops,
     }
 }
 

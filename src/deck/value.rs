@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use toml::Value as Toml;
 
+use crate::cluster::Costs;
 use crate::data::{Order, TokenType, TokenizerChoice, Valid};
 use crate::model::{Dtype, Recompute};
 
@@ -150,6 +151,41 @@ impl Value for Memory {
     }
     fn write(&self) -> Option<Toml> {
         Some(Toml::Integer(self.0 as i64))
+    }
+}
+
+/// Where the costs of a plan come from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum CostSource {
+    /// Floating point operations.
+    Flops,
+    /// Times on rank 0 at the start of a run.
+    Measure,
+    /// The deck, or an earlier measurement.
+    Given(Costs),
+}
+
+impl Value for CostSource {
+    fn accepts() -> String {
+        "flops | measure, or a table of times".into()
+    }
+    fn read(value: &Toml, _: &Origin) -> Option<Self> {
+        match value {
+            Toml::String(word) if word == "flops" => Some(CostSource::Flops),
+            Toml::String(word) if word == "measure" => Some(CostSource::Measure),
+            Toml::Table(table) => {
+                let costs: Costs = table.clone().try_into().ok()?;
+                costs.valid().then_some(CostSource::Given(costs))
+            }
+            _ => None,
+        }
+    }
+    fn write(&self) -> Option<Toml> {
+        match self {
+            CostSource::Flops => Some("flops".into()),
+            CostSource::Measure => Some("measure".into()),
+            CostSource::Given(costs) => Toml::try_from(costs).ok(),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! engine. Everything that all ranks must agree on before they go on goes through `agree`.
 
 mod agree;
+mod costs;
 mod folder;
 mod meter;
 mod run;
@@ -47,8 +48,13 @@ pub fn train(deck: &Deck, options: TrainOptions) -> anyhow::Result<Exit> {
     let stop = Stop::watch(deck.run.wall_time.map(|limit| limit.0))?;
     #[cfg(feature = "mpi")]
     {
+        use std::time::Duration;
+
         use crate::fabric::mpi::World;
         let world = World::start()?;
+        // Reading a corpus or writing a checkpoint may take others long; a deck that is patient with messages is patient
+        // with that too.
+        world.set_patience(Duration::from_secs_f64((10.0 * deck.run.timeout.0).max(600.0)));
         // Also for one rank: its plan may have lanes of communication with nobody to talk to.
         let wire = |splits: &[Split]| Some(Box::new(world.wire(splits)) as Box<dyn Wire>);
         let groups = world.groups().clone();
@@ -68,6 +74,8 @@ pub fn train(deck: &Deck, options: TrainOptions) -> anyhow::Result<Exit> {
     #[cfg(not(feature = "mpi"))]
     {
         use crate::fabric::local::{LocalOptions, world};
+        use crate::fabric::refuse_singletons;
+        refuse_singletons(1, |name| std::env::var(name).ok())?;
         let alone = world(1, LocalOptions::default()).remove(0);
         let wire = |_: &[Split]| Some(Box::new(alone.wire()) as Box<dyn Wire>);
         run(deck, options, &alone, &crate::cluster::Groups::new(&[1]), &wire, &stop)

@@ -15,7 +15,9 @@ use crate::metrics::{Metrics, Progress, Record, Row, RunInfo, Validation};
 use crate::plan::check::check;
 use crate::plan::systems::{Schedule, schedule};
 
-use super::{Agreed, MakeWire, Session, StepResult, Stop, TrainOptions, agree, folder, learning_rate, meter, trace};
+use super::{
+    Agreed, MakeWire, Session, StepResult, Stop, TrainOptions, agree, costs, folder, learning_rate, meter, trace,
+};
 
 /// Trains on one rank of a world; every rank calls it. See [`super::train`]. `found` are the groups that share memory;
 /// the deck may say others.
@@ -30,7 +32,7 @@ pub fn run(
     wire: &MakeWire,
     stop: &Stop,
 ) -> anyhow::Result<Exit> {
-    let mut run = Run::start(deck, options, control, found, wire)?;
+    let mut run = Run::start(deck.clone(), options, control, found, wire)?;
     if options.dry_run || run.step == deck.run.steps {
         return Ok(Exit::Done);
     }
@@ -53,7 +55,8 @@ pub fn run(
 
 /// A run in progress, on one rank.
 struct Run<'a> {
-    deck: &'a Deck,
+    /// With everything that was decided at the start.
+    deck: Deck,
     options: TrainOptions,
     control: &'a dyn Control,
     session: Session,
@@ -72,7 +75,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     /// Everything before the first step. Each part that can fail on some ranks ends with an agreement.
     fn start(
-        deck: &'a Deck,
+        mut deck: Deck,
         options: TrainOptions,
         control: &'a dyn Control,
         found: &Groups,
@@ -83,23 +86,7 @@ impl<'a> Run<'a> {
         let ranks = control.size();
         let groups = agree(control, bad, deck.groups(ranks).map_err(Into::into))?.unwrap_or_else(|| found.clone());
         let source = agree(control, bad, deck.model.from.as_ref().map(|path| Ok(checkpoint::open(path)?)).transpose())?;
-        let planned = (|| {
-            let shape = match (&source, deck.model.shape()) {
-                (Some(source), _) => source.shape().clone(),
-                (None, Some(shape)) => shape,
-                (None, None) => bail!("the deck gives neither model.from nor a shape"),
-            };
-            let schedule = schedule(&deck.job(shape, groups.clone())?)?;
-            if rank == 0 {
-                prove(&schedule)?;
-            }
-            Ok(schedule)
-        })();
-        let schedule = agree(control, bad, planned)?;
-        // A text is tokenised once a machine; here one rank after the other would be the safest, but the cache file
-        // appears whole, so that at worst the work is done twice.
-        let dataset = agree(control, bad, deck.dataset(schedule.job.shape.vocab).map_err(Into::into))?;
-        let mut name = if rank == 0 { folder::name(deck).into_os_string().into_encoded_bytes() } else { Vec::new() };
+        let mut name = if rank == 0 { folder::name(&deck).into_os_string().into_encoded_bytes() } else { Vec::new() };
         control.broadcast(0, &mut name);
         let folder = PathBuf::from(String::from_utf8_lossy(&name).into_owned());
         agree(control, bad, if rank == 0 { folder::look(&folder, options.resume) } else { Ok(()) })?;
@@ -111,16 +98,33 @@ impl<'a> Run<'a> {
         if ranks > 1 {
             warn_about_cores(threads);
         }
+        let shape = match (&source, deck.model.shape()) {
+            (Some(source), _) => source.shape().clone(),
+            (None, Some(shape)) => shape,
+            (None, None) => bail!("the deck gives neither model.from nor a shape"),
+        };
+        costs::settle(&mut deck, &shape, threads, control, options.resume.then_some(&folder))?;
+        let planned = (|| {
+            let schedule = schedule(&deck.job(shape, groups.clone())?)?;
+            if rank == 0 {
+                prove(&schedule)?;
+            }
+            Ok(schedule)
+        })();
+        let schedule = agree(control, bad, planned)?;
+        // A text is tokenised once a machine; here one rank after the other would be the safest, but the cache file
+        // appears whole, so that at worst the work is done twice.
+        let dataset = agree(control, bad, deck.dataset(schedule.job.shape.vocab).map_err(Into::into))?;
         let plan = schedule.rank(rank);
         let bits = dataset.bytes_per_token().map(|bytes| 1.0 / (std::f64::consts::LN_2 * bytes));
         let validates = dataset.valid_batches() > 0;
-        let mut session = Session::new(deck, schedule, plan, threads, Arc::new(dataset), wire);
-        let step = load(deck, options, control, &session, source.as_deref(), &folder)?;
+        let mut session = Session::new(&deck, schedule, plan, threads, Arc::new(dataset), wire);
+        let step = load(&deck, options, control, &session, source.as_deref(), &folder)?;
         session.prepare()?;
         let peak = meter::peak(control, threads, deck.run.dtype);
 
         let output = (rank == 0 && !options.dry_run).then(|| {
-            folder::create(&folder, deck)?;
+            folder::create(&folder, &deck)?;
             let system = deck.system.name().to_string();
             let info = RunInfo { deck: deck.to_toml(), system, groups: groups.sizes() };
             let metrics = match options.resume {
@@ -268,13 +272,27 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Proves all ranks' plans.
+/// Proves all ranks' plans, and that they fit where the deck sets a limit.
 fn prove(schedule: &Schedule) -> anyhow::Result<()> {
-    let Err(defects) = check(schedule, &schedule.ranks()) else { return Ok(()) };
-    for defect in &defects {
-        log::error!("{defect}");
+    let summary = match check(schedule, &schedule.ranks()) {
+        Ok(summary) => summary,
+        Err(defects) => {
+            defects.iter().for_each(|defect| log::error!("{defect}"));
+            bail!("the plan has {} defects: a bug, please report it", defects.len())
+        }
+    };
+    if let Some(limit) = schedule.job.memory
+        && summary.peak() > limit
+    {
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        bail!(
+            "the plan needs {:.1} MiB on a rank, but cluster.memory allows {:.1} MiB; try run.recompute = \"block\", a \
+             smaller batch.micro, or another system (tawpipe plan --recommend)",
+            mib(summary.peak()),
+            mib(limit)
+        );
     }
-    bail!("the plan has {} defects: a bug, please report it", defects.len())
+    Ok(())
 }
 
 /// Fills the masters: from the run's newest checkpoint, from a model on disk, or new. Returns the steps taken.

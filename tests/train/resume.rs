@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use tawpipe::deck::{CostSource, Deck};
 use tawpipe::metrics::History;
 
 use super::world::{deck, program};
@@ -71,4 +72,34 @@ fn passes_over_a_damaged_checkpoint() {
     bytes[middle] ^= 0x10;
     std::fs::write(&newest, bytes).unwrap();
     assert_eq!(losses(&go(&part, &[1, 1], 9, true)), losses(&whole));
+}
+
+/// Measured costs are written into the run's deck as numbers, and a continued run plans by the same numbers, not by new ones.
+#[test]
+fn costs_are_measured_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let go = |steps: u64, resume| {
+        let sets = [format!("run.folder={:?}", folder.path().join("run")), format!("run.steps={steps}")];
+        program(&deck(TEXT, &[1, 1], &[&sets[0], &sets[1], "cluster.costs=measure"]), resume);
+        let written = Deck::read(&folder.path().join("run/deck.toml"), &[]).unwrap();
+        match written.cluster.costs {
+            CostSource::Given(costs) => costs,
+            other => panic!("{other:?}"),
+        }
+    };
+    let costs = go(3, false);
+    assert!(costs.valid() && costs.hop > 0.0 && costs.head.total() > 0.0, "{costs:?}");
+    assert_eq!(go(4, true), costs);
+}
+
+/// A plan that needs more memory than the deck allows is refused before anything runs, with both numbers.
+#[test]
+fn too_little_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = format!("run.folder={:?}", folder.path().join("run"));
+    let deck = deck(TEXT, &[1], &[&set, "cluster.memory='0.25 MiB'"]);
+    let refused = std::panic::catch_unwind(|| program(&deck, false)).unwrap_err();
+    let text = refused.downcast_ref::<String>().unwrap();
+    assert!(text.contains("cluster.memory allows 0.2 MiB") && text.contains("the plan needs"), "{text}");
+    assert!(!folder.path().join("run").exists());
 }
