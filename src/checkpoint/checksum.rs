@@ -10,7 +10,7 @@ pub(super) fn checksum(start: usize, values: &[f32]) -> u64 {
 }
 
 /// The same for text: 8 bytes an element.
-#[cfg_attr(not(any(feature = "hdf5", test)), expect(dead_code, reason = "only the HDF5 side uses it"))]
+#[cfg_attr(not(any(feature = "hdf5", test)), allow(dead_code, reason = "only the HDF5 side uses it"))]
 pub(super) fn text(bytes: &[u8]) -> u64 {
     bytes.chunks(8).enumerate().fold(mix(bytes.len() as u64), |sum, (i, chunk)| {
         let mut word = [0; 8];

@@ -9,7 +9,7 @@ use crate::model::{ModelShape, Param};
 use super::{CheckpointError, Result, checksum, tensors};
 
 /// Value of the attribute `format`; another one is refused.
-#[cfg_attr(not(feature = "hdf5"), expect(dead_code, reason = "only the HDF5 side uses it"))]
+#[cfg_attr(not(feature = "hdf5"), allow(dead_code, reason = "only the HDF5 side uses it"))]
 pub(super) const FORMAT: &str = "tawpipe checkpoint 1";
 
 /// What a checkpoint says about itself.
@@ -73,7 +73,7 @@ pub(super) struct Table {
 }
 
 /// Checksum of the header: a changed attribute shows before anything of it is used.
-#[cfg_attr(not(feature = "hdf5"), expect(dead_code, reason = "only the HDF5 side uses it"))]
+#[cfg_attr(not(feature = "hdf5"), allow(dead_code, reason = "only the HDF5 side uses it"))]
 pub(super) fn seal(header: &Header) -> u64 {
     checksum::text(&serde_json::to_vec(&(FORMAT, header)).expect("plain data"))
 }
@@ -98,7 +98,7 @@ pub(super) fn same_model(path: &Path, found: &ModelShape, wanted: &ModelShape) -
 }
 
 /// Every dataset of a model: index of the tensor, the tensor, which of its three, and the path in the file.
-#[cfg_attr(not(feature = "hdf5"), expect(dead_code, reason = "only the HDF5 side uses it"))]
+#[cfg_attr(not(feature = "hdf5"), allow(dead_code, reason = "only the HDF5 side uses it"))]
 pub(super) fn datasets(shape: &ModelShape) -> impl Iterator<Item = (usize, Param, usize, String)> {
     tensors(shape).into_iter().enumerate().flat_map(|(index, param)| {
         State::ALL.into_iter().enumerate().map(move |(which, state)| {
