@@ -21,6 +21,7 @@
 //! - `model`: shapes, units, shards, parameter names, initial weights
 //! - `cluster`: which ranks share a fast link
 //! - `plan`: jobs, operations, memory; the checker; one file a system
+//! - `simulate`: when every operation of a plan would run on a described machine
 //! - `device`: memory and kernels of the processor
 //! - `nn`: forward and backward of each unit
 //! - `fabric`: messages between ranks
@@ -50,4 +51,5 @@ pub mod model;
 pub mod nn;
 pub mod plan;
 pub mod report;
+pub mod simulate;
 pub mod train;

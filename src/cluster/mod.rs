@@ -1,10 +1,14 @@
 //! The machine a job runs on: which ranks share a fast link.
 
 mod costs;
+mod description;
 
 use std::ops::Range;
 
 pub use costs::{Costs, UnitCost};
+pub use description::{
+    Description, DescriptionError, DeviceRates, Duplex, InterLink, IntraLink, Links, Node, Overhead, Rates,
+};
 use serde::{Deserialize, Serialize};
 
 /// Number of a rank, counted group by group.

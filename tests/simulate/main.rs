@@ -1,0 +1,5 @@
+//! The simulator: schedules of the literature in unit costs, links that are shared, and numbers that add up.
+
+mod golden;
+mod machines;
+mod model;

@@ -1,0 +1,1 @@
+//! Shared links and cores, overlap, and numbers that add up.
