@@ -198,8 +198,8 @@ impl Description {
     }
 
     fn parse(file: &Path) -> Result<Self, DescriptionError> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|reason| DescriptionError::Read { file: file.into(), reason })?;
+        let text =
+            std::fs::read_to_string(file).map_err(|reason| DescriptionError::Read { file: file.into(), reason })?;
         toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             let message = format!("line {line}: {}", error.message().replace('\n', ", "));
@@ -208,7 +208,13 @@ impl Description {
     }
 
     /// A description of nodes with this device.
-    pub fn new(name: impl Into<String>, nodes: Vec<Node>, device: DeviceRates, links: Links, overhead: Overhead) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        nodes: Vec<Node>,
+        device: DeviceRates,
+        links: Links,
+        overhead: Overhead,
+    ) -> Self {
         Description { name: name.into(), nodes, device: Some(device), calibration: None, links, overhead }
     }
 

@@ -166,8 +166,7 @@ impl Engine<'_> {
             }
             // Everything that happens now changes the shares only once.
             if self.due.peek().is_none_or(|Reverse(due)| due.0 > self.now) {
-                let (due, foreseen, of_flow, moving) =
-                    (&mut self.due, &mut self.foreseen, &self.of_flow, &self.moving);
+                let (due, foreseen, of_flow, moving) = (&mut self.due, &mut self.foreseen, &self.of_flow, &self.moving);
                 self.flows.settle(self.now, |end| {
                     debug_assert!(moving[of_flow[end.flow]].is_some());
                     *foreseen += 1;

@@ -185,7 +185,15 @@ impl<'a> Routes<'a> {
 
     /// A pipelined collective as one flow through all its links: every neighbour pair of the ring or chain moves the
     /// same bytes at the same pace.
-    fn whole(&self, network: &Network, set: &[Rank], what: Collective, algorithm: Algorithm, len: usize, width: usize) -> Move {
+    fn whole(
+        &self,
+        network: &Network,
+        set: &[Rank],
+        what: Collective,
+        algorithm: Algorithm,
+        len: usize,
+        width: usize,
+    ) -> Move {
         let n = set.len();
         let at = |rank: Rank| set.iter().position(|&member| member == rank).expect("the root is a member");
         let bytes = (len * width) as f64;

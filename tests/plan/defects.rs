@@ -393,7 +393,7 @@ fn opposite_issue_orders() {
 /// The update does not wait until the last send of the weights that it overwrites.
 #[test]
 fn update_under_a_send() {
-    let (schedule, mut plans) = of(&with(tawpipe(2, &[1, 2], 5), Embed::Replicated, Stagger::Slots, 1));
+    let (schedule, mut plans) = of(&with(tawpipe(3, &[1, 2], 5), Embed::Replicated, Stagger::Slots, 1));
     for plan in &mut plans {
         let sends = find(&plan.train, |a| matches!(a, Action::Exchange { .. }) || calls(a, broadcasts));
         for op in plan.train.iter_mut().filter(|op| matches!(op.action, Action::Update { .. })) {

@@ -8,8 +8,7 @@ use tawpipe::plan::{Action, Batch, Job, Payload, RankPlan};
 use tawpipe::simulate::{Prices, Simulation, simulate};
 
 fn papers_figure() -> (Schedule, Vec<RankPlan>, Simulation) {
-    let options =
-        TawpipeOptions { embed: Embed::Replicated, stagger: Stagger::Slots, ..TawpipeOptions::default() };
+    let options = TawpipeOptions { embed: Embed::Replicated, stagger: Stagger::Slots, ..TawpipeOptions::default() };
     let job = Job {
         shape: ModelShape {
             dim: 8,
@@ -95,7 +94,9 @@ fn transfers_of_the_papers_table() {
                     }
                 }
                 Action::Collective(call) if plan.rank % 2 == 0 => match (&call.what, &call.payload) {
-                    (Collective::Broadcast(root), Payload::Weights(shard, _)) => roots[group].push((*root, block(*shard))),
+                    (Collective::Broadcast(root), Payload::Weights(shard, _)) => {
+                        roots[group].push((*root, block(*shard)))
+                    }
                     (Collective::Reduce(root), Payload::Gradient(shard, _)) => sums[group].push((*root, block(*shard))),
                     _ => {}
                 },

@@ -43,7 +43,9 @@ pub fn visits(shards: &Shards, rounds: usize, training: bool, travel: impl Fn(Sh
     let stops = stops(shards, training);
     let mut held: [Option<ShardId>; 2] = [None; 2];
     let mut current = 1;
-    let mut under = None;
+    // An embedding that does not travel is no reason to hop a tick earlier: the first weights come in under it, so that
+    // the first hops between groups pair up as all later ones do.
+    let mut under = (!travel(embed.shard)).then_some(0);
     let mut list = Vec::new();
     for round in 0..rounds {
         for &Stop { pass, shard } in &stops {
