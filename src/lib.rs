@@ -29,10 +29,10 @@
 //! - `data`: tokenizers, token files, which sequence a step sees
 //! - `checkpoint`: weights on disk, Hugging Face folders
 //! - `metrics`: what a run reports
+//! - `report`: tables, curves, drawings and traces
 //! - `deck`: what a run is asked to do
 //! - `train`: the training loop
 //! - `generate`: text from a checkpoint
-//! - `report`: tables and plots
 //! - `cli`: what was typed
 #![deny(missing_docs)]
 

@@ -202,6 +202,10 @@ fn a_run_trains_generates_and_reports() {
     for name in ["forward of block 1, micro-batch 0", "backward of block 0, micro-batch 1", "update of shard 0"] {
         assert!(events.iter().any(|event| event["name"] == name && event["dur"].as_f64() > Some(0.0)), "no {name}");
     }
+    let drawing = std::fs::read_to_string(folder.path().join("run/trace.svg")).unwrap();
+    for words in ["tawpipe on 1 rank", "<title>forward of block 1, micro-batch 0: ", "time, "] {
+        assert!(drawing.contains(words), "no {words:?} in the drawing");
+    }
     refused(folder.path(), &args, &["run", "--resume"]);
     let generate = ["generate", "run", "--prompt", "In the", "--tokens", "5"];
     let output = tawpipe(folder.path(), &generate).output().unwrap();

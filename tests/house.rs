@@ -17,10 +17,10 @@ const ROOMS: &[&str] = &[
     "data",
     "checkpoint",
     "metrics",
+    "report",
     "deck",
     "train",
     "generate",
-    "report",
     "bench",
     "cli",
 ];

@@ -114,7 +114,7 @@ section! {
         keep: usize = 2,
         /// Steps between validations; 0: one at the end. The last step always validates.
         validate_every: u64 = 0,
-        /// Step (from 1) whose measured timeline is written to `trace.json` in the run folder, for ui.perfetto.dev.
+        /// Step (from 1) whose measured timeline is drawn as `trace.svg` in the run folder, and written as `trace.json` for ui.perfetto.dev.
         trace: Option<u64> = None,
         /// Stop with a checkpoint (exit code 4) after this time.
         wall_time: Option<Seconds> = None,

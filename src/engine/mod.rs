@@ -31,6 +31,8 @@ use self::script::Script;
 /// What one pass over a list took and moved, on this rank.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
+    /// When the pass began.
+    pub began: Instant,
     /// Seconds from the beginning to the end of the last op.
     pub seconds: f64,
     /// Seconds of these in which the compute lane waited for communication.
@@ -156,7 +158,7 @@ impl Engine {
         } else {
             sent.clear();
         }
-        Ok(Measured { seconds, exposed: exposed.as_secs_f64(), sent, spans })
+        Ok(Measured { began: begin, seconds, exposed: exposed.as_secs_f64(), sent, spans })
     }
 }
 

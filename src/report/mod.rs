@@ -1,11 +1,13 @@
-//! Tables and plots of finished (or still running) runs.
+//! What people look at: tables and curves of runs, drawings and traces of timelines.
 
 mod curve;
 mod run;
 mod table;
+mod timeline;
 
 pub use run::{Baseline, Run};
 pub use table::Table;
+pub use timeline::{Kind, Picture, TimeUnit, gantt, perfetto};
 
 use std::path::PathBuf;
 

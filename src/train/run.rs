@@ -157,9 +157,7 @@ impl<'a> Run<'a> {
         let step_s = start.elapsed().as_secs_f64();
         self.step += 1;
         if self.deck.run.trace == Some(self.step) {
-            let (path, session) = (self.folder.join("trace.json"), &self.session);
-            let spans = &result.measured.spans;
-            let written = trace::write(&path, spans, &session.plan.train, &session.schedule.splits, self.control);
+            let written = trace::write(&self.folder, &self.session.schedule, &result.measured, self.control);
             agree(self.control, Exit::Failure, written)?;
         }
         let wanted = stop.wanted();
