@@ -89,12 +89,19 @@ pub struct List {
     last: Vec<Option<OpId>>,
     /// Of every slot.
     uses: Vec<Vec<Use>>,
+    /// Every op waits for the one before.
+    serial: bool,
 }
 
 impl List {
     /// An empty list of a rank.
     pub fn new(rank: Rank) -> Self {
-        List { rank, ops: Vec::new(), done: Vec::new(), last: Vec::new(), uses: Vec::new() }
+        List { rank, ops: Vec::new(), done: Vec::new(), last: Vec::new(), uses: Vec::new(), serial: false }
+    }
+
+    /// An empty list in which every op waits for the one before, whatever its lane: nothing overlaps.
+    pub fn serial(rank: Rank) -> Self {
+        List { serial: true, ..List::new(rank) }
     }
 
     /// Appends an op that waits for whatever it must not overtake: earlier writers of what it touches, and earlier
@@ -117,6 +124,7 @@ impl List {
                 uses.filter(move |u| (writes || u.writes) && u.region.overlaps(&region)).map(|u| u.op)
             })
             .chain(also.iter().copied())
+            .chain((self.serial && id > 0).then(|| id - 1))
             .collect();
         // The latest first: it implies most of the others.
         before.sort_unstable_by(|a, b| b.cmp(a));

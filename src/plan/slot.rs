@@ -23,8 +23,12 @@ pub enum Segment {
     Home,
     /// Weights of other ranks' shards, passing through.
     Ring,
+    /// Weights of other ranks' shards, kept through an iteration.
+    Cache,
     /// Gradients of the shard in work or on their way.
     Gradient,
+    /// f32 sums over the iteration of gradients of other ranks' shards.
+    GradientSum,
     /// f32 sums of gradients over the iteration.
     Accumulator,
     /// Inputs and outputs of units, and gradients with respect to them.

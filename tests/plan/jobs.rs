@@ -38,5 +38,8 @@ pub fn tawpipe(layers: usize, groups: &[usize], micros: usize) -> Job {
 
 /// The same job with other options.
 pub fn with(job: Job, embed: Embed, stagger: Stagger, blocks_per_shard: usize) -> Job {
-    Job { system: SystemOptions::Tawpipe(TawpipeOptions { blocks_per_shard, embed, stagger }), ..job }
+    Job {
+        system: SystemOptions::Tawpipe(TawpipeOptions { blocks_per_shard, embed, stagger, ..Default::default() }),
+        ..job
+    }
 }

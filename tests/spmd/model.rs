@@ -46,7 +46,7 @@ pub fn alone(job: &Job) -> Job {
 }
 
 pub fn options(blocks_per_shard: usize, embed: Embed, stagger: Stagger) -> TawpipeOptions {
-    TawpipeOptions { blocks_per_shard, embed, stagger }
+    TawpipeOptions { blocks_per_shard, embed, stagger, ..Default::default() }
 }
 
 /// The same in bf16, gradients on the wire too.

@@ -89,14 +89,31 @@ pub struct Local {
     recompute: Recompute,
     step: Region,
     pub stats: Region,
+    /// The rank's micro-batches take turns with them.
+    flights: Vec<Flight>,
+    /// Of the job; each takes one micro-batch a round.
+    ranks: usize,
+    dx: Region,
+    workspace: Option<Region>,
+}
+
+/// What one micro-batch needs on its way through the model.
+#[derive(Debug)]
+struct Flight {
     /// i32: inputs, then targets.
     tokens: Region,
     /// Input of block i, and at last of the head: `[micro * seq, dim]`.
     activations: Vec<Region>,
-    dx: Region,
-    /// Of each block; one and the same with [`Recompute::Block`].
+    /// Of each block; one and the same, in all flights, with [`Recompute::Block`].
     saved: Vec<Option<Region>>,
-    workspace: Option<Region>,
+}
+
+impl Flight {
+    /// Inputs (first half) or targets (second half).
+    fn tokens(&self, half: usize) -> Region {
+        let len = self.tokens.len / 2;
+        self.tokens.sub(half * len..(half + 1) * len)
+    }
 }
 
 impl Local {
@@ -105,49 +122,61 @@ impl Local {
         let mut own =
             |(shard, primary): (ShardId, bool)| Owned::new(slots, job, shard, 0..shards.shards[shard].len, primary);
         let owned = owned.map(&mut own).collect();
-        let step = slots.add("step", step::LEN, Dtype::F64, Segment::Scalars);
-        let stats = slots.add("stats", stats::LEN, Dtype::F64, Segment::Scalars);
-        let tokens = slots.add("tokens", 2 * job.batch.micro_tokens(), Dtype::I32, Segment::Tokens);
-        let wide = job.batch.micro_tokens() * job.shape.dim;
-        let layers = job.shape.layers;
-        let activations =
-            (0..=layers).map(|i| slots.add(format!("activation {i}"), wide, job.dtype, Segment::Activation)).collect();
-        let dx = slots.add("dx", wide, job.dtype, Segment::Activation);
-        let need = |unit| footprint(&job.shape, unit, job.dtype, job.batch.micro, job.batch.seq);
-        let mut keep = |name: String, i| slots.add_some(name, need(Unit::Block(i)).saved, Dtype::Byte, Segment::Saved);
-        let saved = match job.recompute {
-            Recompute::None => (0..layers).map(|i| keep(format!("saved {i}"), i)).collect(),
-            Recompute::Block => vec![keep("saved".into(), 0); layers],
-        };
-        let workspace = shards.units.iter().map(|(unit, _)| need(*unit).workspace).max().unwrap_or(0);
-        let workspace = slots.add_some("workspace", workspace, Dtype::Byte, Segment::Workspace);
-        Local { owned, recompute: job.recompute, step, stats, tokens, activations, dx, saved, workspace }
+        Local::with(slots, job, shards, owned, 1)
     }
 
-    /// This rank's memory of a shard, if the shard lives here.
+    /// Adds the slots of a rank beside those of what it owns. Of its micro-batches, `flights` are on their way at a
+    /// time.
+    pub fn with(slots: &mut Slots, job: &Job, shards: &Shards, owned: Vec<Owned>, flights: usize) -> Self {
+        let step = slots.add("step", step::LEN, Dtype::F64, Segment::Scalars);
+        let stats = slots.add("stats", stats::LEN, Dtype::F64, Segment::Scalars);
+        let wide = job.batch.micro_tokens() * job.shape.dim;
+        let layers = job.shape.layers;
+        let dx = slots.add("dx", wide, job.dtype, Segment::Activation);
+        let need = |unit| footprint(&job.shape, unit, job.dtype, job.batch.micro, job.batch.seq);
+        let keep = |slots: &mut Slots, name: String| {
+            slots.add_some(name, need(Unit::Block(0)).saved, Dtype::Byte, Segment::Saved)
+        };
+        let shared = (job.recompute == Recompute::Block).then(|| keep(slots, "saved".into()));
+        let flight = |flight: usize| {
+            let named = |name: String| if flight == 0 { name } else { format!("{name}, flight {flight}") };
+            let tokens = 2 * job.batch.micro_tokens();
+            let tokens = slots.add(named("tokens".into()), tokens, Dtype::I32, Segment::Tokens);
+            let activation = |i| slots.add(named(format!("activation {i}")), wide, job.dtype, Segment::Activation);
+            let activations = (0..=layers).map(activation).collect();
+            let saved = |i| shared.unwrap_or_else(|| keep(slots, named(format!("saved {i}"))));
+            Flight { tokens, activations, saved: (0..layers).map(saved).collect() }
+        };
+        let flights = (0..flights).map(flight).collect();
+        let workspace = shards.units.iter().map(|(unit, _)| need(*unit).workspace).max().unwrap_or(0);
+        let workspace = slots.add_some("workspace", workspace, Dtype::Byte, Segment::Workspace);
+        let ranks = job.groups.ranks();
+        Local { owned, recompute: job.recompute, step, stats, flights, ranks, dx, workspace }
+    }
+
+    /// This rank's memory of a shard, if (part of) it lives here.
     pub fn own(&self, shard: ShardId) -> Option<&Owned> {
         self.owned.iter().find(|owned| owned.shard == shard)
     }
 
-    /// Inputs (first half) or targets (second half).
-    fn tokens(&self, half: usize) -> Region {
-        let len = self.tokens.len / 2;
-        self.tokens.sub(half * len..(half + 1) * len)
+    fn flight(&self, work: Work) -> &Flight {
+        &self.flights[work.micro / self.ranks % self.flights.len()]
     }
 
     /// Fetches a micro-batch.
     pub fn load(&self, list: &mut List, work: Work) {
-        list.push(Lane::Compute, Action::Load { work, tokens: self.tokens });
+        list.push(Lane::Compute, Action::Load { work, tokens: self.flight(work).tokens });
     }
 
     /// Forward of the embedding or a block; in training, a block's saved activations are kept if they are not
     /// recomputed.
     pub fn forward(&self, list: &mut List, unit: Unit, work: Work, weights: Region, training: bool) {
+        let flight = self.flight(work);
         let (input, output, saved) = match unit {
-            Unit::Embed => (self.tokens(0), self.activations[0], None),
+            Unit::Embed => (flight.tokens(0), flight.activations[0], None),
             Unit::Block(i) => {
                 let keeps = training && self.recompute == Recompute::None;
-                (self.activations[i], self.activations[i + 1], self.saved[i].filter(|_| keeps))
+                (flight.activations[i], flight.activations[i + 1], flight.saved[i].filter(|_| keeps))
             }
             Unit::Head => unreachable!("the head's forward is its loss"),
         };
@@ -157,11 +186,12 @@ impl Local {
 
     /// The head's loss and, given a place for its parameters' gradient (and whether to add to it), its backward.
     pub fn head(&self, list: &mut List, work: Work, weights: Region, gradient: Option<(Region, bool)>) {
+        let flight = self.flight(work);
         let action = Action::HeadLoss {
             work,
             weights,
-            input: self.activations[self.activations.len() - 1],
-            targets: self.tokens(1),
+            input: flight.activations[flight.activations.len() - 1],
+            targets: flight.tokens(1),
             gradient: gradient.map(|(weights, accumulate)| HeadGradient { dx: self.dx, weights, accumulate }),
             loss: self.stats.sub(stats::LOSS..stats::LOSS + 1),
             workspace: self.workspace,
@@ -179,10 +209,10 @@ impl Local {
         gradient: Region,
         accumulate: bool,
     ) {
-        let (dx, workspace) = (self.dx, self.workspace);
+        let (flight, dx, workspace) = (self.flight(work), self.dx, self.workspace);
         let (input, saved) = match unit {
-            Unit::Embed => (self.tokens(0), None),
-            Unit::Block(i) => (self.activations[i], self.saved[i]),
+            Unit::Embed => (flight.tokens(0), None),
+            Unit::Block(i) => (flight.activations[i], flight.saved[i]),
             Unit::Head => unreachable!("the head's backward is part of its loss"),
         };
         if let (Recompute::Block, Some(saved), Some(weights)) = (self.recompute, saved, weights) {

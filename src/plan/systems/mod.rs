@@ -32,11 +32,14 @@ pub struct TawpipeOptions {
     pub embed: Embed,
     /// Whether group a starts a slots later.
     pub stagger: Stagger,
+    /// Whether transfers run beside computation. If not, nothing is done before it is needed, and everything is waited
+    /// for at once (the paper's ablation "w/o CCO"); what is sent stays the same.
+    pub overlap: bool,
 }
 
 impl Default for TawpipeOptions {
     fn default() -> Self {
-        TawpipeOptions { blocks_per_shard: 1, embed: Embed::Sharded, stagger: Stagger::None }
+        TawpipeOptions { blocks_per_shard: 1, embed: Embed::Sharded, stagger: Stagger::None, overlap: true }
     }
 }
 

@@ -49,10 +49,18 @@ pub fn plan(schedule: &Schedule, rank: Rank) -> RankPlan {
         arrived: 0,
         begun: vec![false; owners.len()],
     };
-    let train = list(rank, |list| writer.train(list, &Course::new(schedule, true)));
-    let evaluate = list(rank, |list| writer.evaluate(list, &Course::new(schedule, false)));
-    let prepare = list(rank, |list| local.prepare(list));
-    RankPlan { rank, slots: slots.finish(), comm_lanes: schedule.splits.len(), prepare, train, evaluate }
+    let empty = || if super::options(job).overlap { List::new(rank) } else { List::serial(rank) };
+    let (mut train, mut evaluate) = (empty(), empty());
+    writer.train(&mut train, &Course::new(schedule, true));
+    writer.evaluate(&mut evaluate, &Course::new(schedule, false));
+    RankPlan {
+        rank,
+        slots: slots.finish(),
+        comm_lanes: schedule.splits.len(),
+        prepare: list(rank, |list| local.prepare(list)),
+        train: train.finish(),
+        evaluate: evaluate.finish(),
+    }
 }
 
 struct Writer<'a> {
