@@ -21,7 +21,7 @@ pub struct Cli {
 pub(super) enum Command {
     /// Train; start it with mpirun or srun for several ranks
     Train(TrainArgs),
-    /// Check a deck's plan, and show its memory and the bytes it sends; needs no MPI
+    /// Check a deck's plan, and predict memory, bytes and time; needs neither MPI nor data
     Plan(PlanArgs),
     /// Compare runs in a table, and draw each one's loss curve into its folder
     Report {
@@ -96,12 +96,33 @@ pub(super) struct GenerateArgs {
 pub(super) struct PlanArgs {
     #[command(flatten)]
     pub deck: DeckArgs,
-    /// Number of ranks; left out, what --groups or cluster.ranks_per_group say, else 1
+    /// A machine to predict times for, such as inputs/clusters/laptop.toml; left out, blocks take unit time
+    #[arg(long, value_name = "FILE")]
+    pub cluster: Option<PathBuf>,
+    /// Number of ranks; left out, all of the cluster, or what --groups or cluster.ranks_per_group say, else 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub ranks: Option<u32>,
-    /// Sizes of the groups, such as 2,2; replaces cluster.ranks_per_group
+    /// Sizes of the groups, such as 2,2; replaces the cluster's and cluster.ranks_per_group
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub groups: Vec<u32>,
+    /// Compare all systems in one table; those the deck does not name have their default options
+    #[arg(long, conflicts_with = "recommend")]
+    pub all: bool,
+    /// Search for the fastest system and options that fit, and say why
+    #[arg(long, requires = "cluster")]
+    pub recommend: bool,
+    /// Draw the predicted timeline
+    #[arg(long, value_name = "OUT.svg")]
+    pub draw: Option<PathBuf>,
+    /// Draw a row for every communication lane
+    #[arg(long)]
+    pub lanes: bool,
+    /// Write the predicted timeline as a trace for ui.perfetto.dev
+    #[arg(long, value_name = "OUT.json")]
+    pub trace: Option<PathBuf>,
+    /// Print all numbers as one JSON value
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::checkpoint::CheckpointError;
+use crate::cluster::DescriptionError;
 use crate::data::DataError;
 use crate::deck::DeckError;
 use crate::exit::Exit;
@@ -82,6 +83,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     }
     let bad_input = error.chain().any(|cause| {
         cause.is::<DeckError>()
+            || cause.is::<DescriptionError>()
             || cause.is::<DataError>()
             || cause.is::<ShapeError>()
             || cause.is::<Refusal>()
