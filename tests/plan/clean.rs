@@ -11,7 +11,7 @@ use tawpipe::plan::{Batch, Job};
 use super::jobs::{shape, tawpipe, with};
 
 /// Plans and checks a job, and panics with the first defects.
-fn clean(job: &Job) -> (Schedule, Summary) {
+pub fn clean(job: &Job) -> (Schedule, Summary) {
     let schedule = schedule(job).unwrap_or_else(|refusal| panic!("{refusal}: {job:?}"));
     let summary = check(&schedule, &schedule.ranks()).unwrap_or_else(|defects| {
         let first: Vec<String> = defects.iter().take(5).map(|d| d.to_string()).collect();

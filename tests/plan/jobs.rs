@@ -23,6 +23,11 @@ pub fn shape(layers: usize, tied: bool) -> ModelShape {
 
 /// A job of system `tawpipe` with `micros` micro-batches and default options.
 pub fn tawpipe(layers: usize, groups: &[usize], micros: usize) -> Job {
+    job(layers, groups, micros, SystemOptions::Tawpipe(TawpipeOptions::default()))
+}
+
+/// A job of a system with `micros` micro-batches.
+pub fn job(layers: usize, groups: &[usize], micros: usize, system: SystemOptions) -> Job {
     Job {
         shape: shape(layers, false),
         groups: Groups::new(groups),
@@ -32,7 +37,7 @@ pub fn tawpipe(layers: usize, groups: &[usize], micros: usize) -> Job {
         recompute: Recompute::Block,
         costs: Costs::unit(),
         memory: None,
-        system: SystemOptions::Tawpipe(TawpipeOptions::default()),
+        system,
     }
 }
 

@@ -6,4 +6,5 @@ mod defects;
 mod interpret;
 mod jobs;
 mod mutants;
+mod sharded;
 mod truth;

@@ -183,9 +183,9 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// A slot that holds one value from its first element on.
-    pub fn new(elems: usize, value: Value) -> Self {
-        let pieces = if elems > 0 { vec![Piece { range: 0..elems, origin: 0, value }] } else { Vec::new() };
+    /// A slot that holds one value, from the value's element `origin` on.
+    pub fn new(elems: usize, origin: usize, value: Value) -> Self {
+        let pieces = if elems > 0 { vec![Piece { range: 0..elems, origin, value }] } else { Vec::new() };
         Contents { pieces }
     }
 

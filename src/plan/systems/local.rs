@@ -14,35 +14,35 @@ use crate::plan::{
 pub struct Owned {
     pub shard: ShardId,
     /// The elements of it that live here.
-    range: Range<usize>,
+    pub range: Range<usize>,
     /// Whether this copy counts in the norm.
     primary: bool,
     pub master: Region,
     moment1: Region,
     moment2: Region,
-    /// Only where the compute dtype is not the master's.
+    /// What the update also writes: the weights in the compute dtype, where they are kept apart.
     home: Option<Region>,
+    /// The iteration's gradient, f32.
     pub accumulator: Region,
 }
 
 impl Owned {
-    /// Adds the slots of (a part of) a shard.
+    /// Adds the slots of (a part of) a shard; it has a home of its own only where the compute dtype is not the master's.
     pub fn new(slots: &mut Slots, job: &Job, shard: ShardId, range: Range<usize>, primary: bool) -> Self {
-        let mut add = |what: &str, dtype, segment| {
-            let region = slots.add(format!("shard {shard} {what}"), range.len(), dtype, segment);
-            slots.get_mut(region).holds = Some(Holding { shard, range: range.clone(), primary });
-            region
-        };
-        Owned {
-            shard,
-            range: range.clone(),
-            primary,
-            master: add("master", Dtype::F32, Segment::Master),
-            moment1: add("moment1", Dtype::F32, Segment::Moment1),
-            moment2: add("moment2", Dtype::F32, Segment::Moment2),
-            home: (job.dtype != Dtype::F32).then(|| add("home", job.dtype, Segment::Home)),
-            accumulator: add("accumulator", Dtype::F32, Segment::Accumulator),
-        }
+        let holds = Holding { shard, range, primary };
+        let home = (job.dtype != Dtype::F32).then(|| holding(slots, &holds, "home", job.dtype, Segment::Home));
+        let accumulator = holding(slots, &holds, "accumulator", Dtype::F32, Segment::Accumulator);
+        Owned::with(slots, holds, home, accumulator)
+    }
+
+    /// Adds master and moments of (a part of) a shard whose home and accumulator lie elsewhere.
+    pub fn with(slots: &mut Slots, holds: Holding, home: Option<Region>, accumulator: Region) -> Self {
+        let mut add = |what, segment| holding(slots, &holds, what, Dtype::F32, segment);
+        let master = add("master", Segment::Master);
+        let moment1 = add("moment1", Segment::Moment1);
+        let moment2 = add("moment2", Segment::Moment2);
+        let Holding { shard, range, primary } = holds;
+        Owned { shard, range, primary, master, moment1, moment2, home, accumulator }
     }
 
     /// The shard's weights in the compute dtype.
@@ -80,6 +80,13 @@ impl Owned {
         };
         list.push(Lane::Compute, action);
     }
+}
+
+/// Adds a slot that holds parameters.
+pub fn holding(slots: &mut Slots, holds: &Holding, what: &str, dtype: Dtype, segment: Segment) -> Region {
+    let region = slots.add(format!("shard {} {what}", holds.shard), holds.range.len(), dtype, segment);
+    slots.get_mut(region).holds = Some(holds.clone());
+    region
 }
 
 /// Slots of a rank that do not depend on how weights reach it.

@@ -8,9 +8,12 @@ use crate::model::Shards;
 use super::{Batch, Job, RankPlan, Refusal, Split};
 
 mod local;
+mod sharded;
 mod single;
 mod tawpipe;
 mod walk;
+
+pub use sharded::{DdpOptions, FsdpOptions, GradSync, HsdpOptions};
 
 /// What the deck's `[system]` section chooses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,6 +21,12 @@ mod walk;
 pub enum SystemOptions {
     /// One rank does everything.
     Single,
+    /// Weights on every rank.
+    Ddp(DdpOptions),
+    /// Every shard cut over all ranks.
+    Fsdp(FsdpOptions),
+    /// Every shard cut over the ranks of a group.
+    Hsdp(HsdpOptions),
     /// Weights travel: hop between groups, broadcast inside.
     Tawpipe(TawpipeOptions),
 }
@@ -109,7 +118,7 @@ pub struct Entry {
 }
 
 /// Every system there is.
-pub static SYSTEMS: [Entry; 2] = [
+pub static SYSTEMS: &[Entry] = &[
     Entry {
         name: "single",
         summary: "one rank does everything; gradients of all micro-batches add up in place",
@@ -117,6 +126,9 @@ pub static SYSTEMS: [Entry; 2] = [
         ends: "like everything else, on the one rank",
         system: &single::Single,
     },
+    sharded::DDP,
+    sharded::FSDP,
+    sharded::HSDP,
     Entry {
         name: "tawpipe",
         summary: "weights stay on their owner, hop once between groups and are broadcast inside; gradients go back",
@@ -131,6 +143,9 @@ impl SystemOptions {
     pub fn name(&self) -> &'static str {
         match self {
             SystemOptions::Single => "single",
+            SystemOptions::Ddp(_) => "ddp",
+            SystemOptions::Fsdp(_) => "fsdp",
+            SystemOptions::Hsdp(_) => "hsdp",
             SystemOptions::Tawpipe(_) => "tawpipe",
         }
     }

@@ -61,11 +61,12 @@ impl<'c, 'a> Replay<'c, 'a> {
                     Segment::Moment2 => Some(State::Moment2),
                     _ => None,
                 };
-                let value = match (state, &slot.holds) {
-                    (Some(state), Some(holds)) => Value::State(state, holds.shard, 0),
-                    _ => Value::Junk,
-                };
-                Contents::new(slot.elems, value)
+                match (state, &slot.holds) {
+                    (Some(state), Some(holds)) => {
+                        Contents::new(slot.elems, holds.range.start, Value::State(state, holds.shard, 0))
+                    }
+                    _ => Contents::new(slot.elems, 0, Value::Junk),
+                }
             });
             contents.collect()
         });
@@ -111,7 +112,7 @@ impl<'c, 'a> Replay<'c, 'a> {
                     (Segment::Scalars, "stats") => Value::Zero,
                     _ => Value::Junk,
                 };
-                self.memory[rank][id] = Contents::new(slot.elems, value);
+                self.memory[rank][id] = Contents::new(slot.elems, 0, value);
             }
         }
     }

@@ -6,6 +6,7 @@ use crate::cluster::Rank;
 use crate::plan::collective::{Collective, piece};
 use crate::plan::{Action, Call, Payload, Region};
 
+use super::super::Phase;
 use super::super::matching::{Pair, Site};
 use super::super::value::{Piece, State, Value};
 use super::Replay;
@@ -98,11 +99,14 @@ impl Replay<'_, '_> {
     /// What leaves a rank must be what the op says.
     fn payload(&mut self, site: Site, region: Region, payload: &Payload) {
         let version = self.version;
+        // Updated weights may be sent too, to whoever keeps a copy: that they are not used too early, and that copies are
+        // of one version at last, is looked at there.
+        let current = |v| v == version || (self.phase == Phase::Train && v == version + 1);
         for piece in self.read(site.0, region) {
             let fits = match (payload, &piece.value) {
                 (Payload::Weights(shard, range), Value::State(State::Master | State::Rounded, found, v)) => {
                     let at = range.start + (piece.range.start - region.start);
-                    found == shard && *v == version && range.len() == region.len && piece.origin == at
+                    found == shard && current(*v) && range.len() == region.len && piece.origin == at
                 }
                 (Payload::Gradient(shard, range), Value::Gradient(found, _)) => {
                     found == shard && piece.origin == range.start + (piece.range.start - region.start)
