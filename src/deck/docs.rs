@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use toml::Value as Toml;
+use toml::{Table, Value as Toml};
 
-use crate::plan::systems::{SystemOptions, TawpipeOptions};
+use crate::plan::systems::{SYSTEMS, SystemOptions};
 
 use super::{BatchSection, ClusterSection, DataSection, ModelSection, OptimSection, RunSection, Section, system};
 
@@ -47,11 +47,16 @@ fn systems(out: &mut String) {
         "\n## `[system]`\n\nThe parallel system: `name`, and that system's options with their defaults (see \
          `src/plan/systems/`).\n"
     );
-    for options in [SystemOptions::Single, SystemOptions::Tawpipe(TawpipeOptions::default())] {
-        let mut table = system::write(&options);
-        let name = table.remove("name").unwrap_or(Toml::String(system::DEFAULT.into()));
-        let _ = write!(out, "```toml\n[system]\nname = {name}\n");
-        for (key, value) in table {
+    for entry in SYSTEMS {
+        let name = entry.name;
+        let table = Table::from_iter([("name".to_string(), Toml::String(name.into()))]);
+        let options: SystemOptions = table.try_into().expect("every option of a system has a default");
+        let _ = write!(
+            out,
+            "`{name}`: {}. Runs on {}.\n\n```toml\n[system]\nname = \"{name}\"\n",
+            entry.summary, entry.domain
+        );
+        for (key, value) in system::write(&options).into_iter().filter(|(key, _)| key != "name") {
             let _ = writeln!(out, "{key} = {value}");
         }
         out.push_str("```\n");
