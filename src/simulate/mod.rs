@@ -37,8 +37,10 @@
 mod engine;
 mod flows;
 mod prices;
+mod recommend;
 mod route;
 mod usage;
+mod variants;
 
 use std::collections::BTreeMap;
 
@@ -48,7 +50,9 @@ use crate::plan::tables::{Traffic, memory, traffic};
 use crate::plan::{OpId, RankPlan, Segment, Timeline};
 
 pub use prices::{Prices, TooFewRanks, costs};
+pub use recommend::{Candidate, Recommendation, recommend};
 pub use usage::{Mfu, RankUse, flops_per_token};
+pub use variants::{named, systems};
 
 /// What a training iteration would be like.
 #[derive(Clone, Debug)]
