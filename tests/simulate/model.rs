@@ -124,7 +124,7 @@ fn variants() {
     assert!(named("name = 'tawpipe'\nnothing = 1").is_none());
     assert!(named("name = 'nothing'").is_none());
     let all = systems();
-    for entry in &tawpipe::plan::systems::SYSTEMS {
+    for entry in tawpipe::plan::systems::SYSTEMS {
         assert!(all.iter().any(|options| options.name() == entry.name), "{}", entry.name);
     }
     assert!(all.iter().enumerate().all(|(i, a)| all[..i].iter().all(|b| a != b)));

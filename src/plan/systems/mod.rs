@@ -1,5 +1,6 @@
 //! Every parallel system: one file each, one table.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Rank;
@@ -188,6 +189,6 @@ impl Schedule {
 
     /// All ranks' plans.
     pub fn ranks(&self) -> Vec<RankPlan> {
-        (0..self.job.groups.ranks()).map(|rank| self.rank(rank)).collect()
+        (0..self.job.groups.ranks()).into_par_iter().map(|rank| self.rank(rank)).collect()
     }
 }
