@@ -6,5 +6,7 @@ mod defects;
 mod interpret;
 mod jobs;
 mod mutants;
+mod pace;
+mod pipeline;
 mod sharded;
 mod truth;

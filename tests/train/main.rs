@@ -4,6 +4,7 @@
 //! that MPI's messages do the same.
 
 mod parity;
+mod pipeline;
 mod resume;
 mod world;
 mod worlds;

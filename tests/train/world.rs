@@ -29,7 +29,9 @@ pub struct Outcome {
 pub fn deck(text: &str, groups: &[usize], sets: &[&str]) -> Deck {
     let mut sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
     sets.push(format!("cluster.ranks_per_group={groups:?}"));
-    sets.push(format!("system.name={}", if groups == [1] { "single" } else { "tawpipe" }));
+    if !sets.iter().any(|set| set.starts_with("system.name=")) {
+        sets.push(format!("system.name={}", if groups == [1] { "single" } else { "tawpipe" }));
+    }
     // Relative paths start at the crate.
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deck.toml");
     Deck::parse(text, &file, &sets).unwrap()
@@ -80,10 +82,14 @@ fn gradients(session: &Session) -> BTreeMap<String, f64> {
         .flat_map(|(id, slot)| {
             let place = slot.holds.as_ref().expect("an accumulator is of a shard");
             let values = session.memory().floats(id);
-            session.schedule.shards.shards[place.shard].params.iter().map(|param| {
+            let params = session.schedule.shards.shards[place.shard].params.iter();
+            // Of a tied table the embedding's rank may have less than the whole shard.
+            let here = params.filter(|param| param.offset < place.range.end);
+            here.map(|param| {
                 let values = &values[param.offset..param.offset + param.len()];
                 (param.name.clone(), values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt())
             })
+            .collect::<Vec<_>>()
         })
         .collect()
 }

@@ -1,5 +1,7 @@
 //! Every parallel system: one file each, one table.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +11,13 @@ use crate::model::Shards;
 use super::{Batch, Job, RankPlan, Refusal, Split};
 
 mod local;
+mod pipeline;
 mod sharded;
 mod single;
 mod tawpipe;
 mod walk;
 
+pub use pipeline::{InterleavedOptions, PipelineOptions, Timetable};
 pub use sharded::{DdpOptions, FsdpOptions, GradSync, HsdpOptions};
 
 /// What the deck's `[system]` section chooses.
@@ -30,6 +34,26 @@ pub enum SystemOptions {
     Hsdp(HsdpOptions),
     /// Weights travel: hop between groups, broadcast inside.
     Tawpipe(TawpipeOptions),
+    /// Micro-batches travel: all forwards, then all backwards.
+    Gpipe(PipelineOptions),
+    /// Micro-batches travel: backward as soon as possible.
+    #[serde(rename = "1f1b")]
+    OneFOneB(PipelineOptions),
+    /// The same with several chunks of the model a rank.
+    #[serde(rename = "1f1b-interleaved")]
+    Interleaved(InterleavedOptions),
+    /// Backward split in two, memory of 1F1B, made by hand.
+    ZbH1,
+    /// The same with twice the memory.
+    ZbH2,
+    /// Backward split in two, memory of 1F1B, found by search.
+    #[serde(rename = "zb-1p")]
+    Zb1p,
+    /// The same with twice the memory.
+    #[serde(rename = "zb-2p")]
+    Zb2p,
+    /// Backward split in two, two chunks a rank in the shape of a V.
+    ZbV,
 }
 
 /// Options of `tawpipe`.
@@ -93,6 +117,8 @@ pub enum Layout {
     Uniform,
     /// Owner of every shard (`None`: replicated on all ranks).
     Owners(Vec<Option<Rank>>),
+    /// Every rank has the shards of its stages, and its place in the timetable.
+    Stages(Arc<Timetable>),
 }
 
 /// A parallel system.
@@ -137,6 +163,14 @@ pub static SYSTEMS: &[Entry] = &[
         ends: "shards like any other; embed = \"replicated\" puts them on every rank",
         system: &tawpipe::Tawpipe,
     },
+    pipeline::gpipe::GPIPE,
+    pipeline::one_f_one_b::ONE_F_ONE_B,
+    pipeline::interleaved::INTERLEAVED,
+    pipeline::zb_h1::ZB_H1,
+    pipeline::zb_h2::ZB_H2,
+    pipeline::zb_1p::ZB_1P,
+    pipeline::zb_2p::ZB_2P,
+    pipeline::zb_v::ZB_V,
 ];
 
 impl SystemOptions {
@@ -148,6 +182,14 @@ impl SystemOptions {
             SystemOptions::Fsdp(_) => "fsdp",
             SystemOptions::Hsdp(_) => "hsdp",
             SystemOptions::Tawpipe(_) => "tawpipe",
+            SystemOptions::Gpipe(_) => "gpipe",
+            SystemOptions::OneFOneB(_) => "1f1b",
+            SystemOptions::Interleaved(_) => "1f1b-interleaved",
+            SystemOptions::ZbH1 => "zb-h1",
+            SystemOptions::ZbH2 => "zb-h2",
+            SystemOptions::Zb1p => "zb-1p",
+            SystemOptions::Zb2p => "zb-2p",
+            SystemOptions::ZbV => "zb-v",
         }
     }
 }
@@ -177,7 +219,7 @@ impl Schedule {
     pub fn owners(&self) -> &[Option<Rank>] {
         match &self.layout {
             Layout::Owners(owners) => owners,
-            Layout::Uniform => &[],
+            Layout::Uniform | Layout::Stages(_) => &[],
         }
     }
 
@@ -190,5 +232,21 @@ impl Schedule {
     /// All ranks' plans.
     pub fn ranks(&self) -> Vec<RankPlan> {
         (0..self.job.groups.ranks()).into_par_iter().map(|rank| self.rank(rank)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table, the options and the deck call a system by the same name.
+    #[test]
+    fn one_name_everywhere() {
+        for entry in SYSTEMS {
+            let name = serde_json::json!({ "name": entry.name });
+            let options: SystemOptions = serde_json::from_value(name).unwrap();
+            assert_eq!(options.name(), entry.name);
+            assert_eq!(serde_json::to_value(&options).unwrap()["name"], entry.name);
+        }
     }
 }
