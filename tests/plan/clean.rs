@@ -81,7 +81,7 @@ fn inter_bytes(schedule: &Schedule, embed: Embed) -> usize {
 
 /// Bytes between groups of a ring all-reduce over all ranks: the last rank of each group sends to the next group all of
 /// the N chunks but one, twice.
-fn ring_bytes(job: &Job, len: usize) -> usize {
+pub fn ring_bytes(job: &Job, len: usize) -> usize {
     let n = job.groups.ranks();
     let chunk = |i: usize| piece(len, n, i % n).len();
     let groups = if job.groups.count() > 1 { job.groups.count() } else { 0 };
@@ -138,7 +138,7 @@ fn checking_is_fast() {
 
 /// A job of `turn`'s options. The options' periods have no common divisor worth naming, so that any few of them meet in
 /// any combination and on many shapes.
-fn options(turn: usize, layers: usize, sizes: &[usize], rounds: usize) -> Job {
+pub fn options(turn: usize, layers: usize, sizes: &[usize], rounds: usize) -> Job {
     let ranks: usize = sizes.iter().sum();
     let pick = |bit: usize| turn >> bit & 1 == 1;
     // Some ranks, and sometimes whole groups, have no micro-batch in the last round.
@@ -156,7 +156,7 @@ fn options(turn: usize, layers: usize, sizes: &[usize], rounds: usize) -> Job {
 }
 
 /// Whether theory gives the bytes between groups.
-fn has_formula(job: &Job) -> bool {
+pub fn has_formula(job: &Job) -> bool {
     let SystemOptions::Tawpipe(options) = &job.system else { return false };
     let least = if options.embed == Embed::Replicated { 4 } else { 3 };
     let full = job.batch.micros.is_multiple_of(job.groups.ranks());

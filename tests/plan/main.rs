@@ -9,4 +9,5 @@ mod mutants;
 mod pace;
 mod pipeline;
 mod sharded;
+mod tawpipe;
 mod truth;

@@ -12,6 +12,7 @@ use super::{Batch, Job, RankPlan, Refusal, Split};
 
 mod local;
 mod pipeline;
+mod replicated;
 mod sharded;
 mod single;
 mod tawpipe;
@@ -19,6 +20,7 @@ mod walk;
 
 pub use pipeline::{InterleavedOptions, PipelineOptions, Timetable};
 pub use sharded::{DdpOptions, FsdpOptions, GradSync, HsdpOptions};
+pub use tawpipe::options::{Embed, Stagger, TawpipeOptions, Topology, WeightCache};
 
 /// What the deck's `[system]` section chooses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,47 +58,6 @@ pub enum SystemOptions {
     ZbV,
 }
 
-/// Options of `tawpipe`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct TawpipeOptions {
-    /// Blocks that travel together.
-    pub blocks_per_shard: usize,
-    /// Where embedding and head live.
-    pub embed: Embed,
-    /// Whether group a starts a slots later.
-    pub stagger: Stagger,
-    /// Whether transfers run beside computation. If not, nothing is done before it is needed, and everything is waited
-    /// for at once (the paper's ablation "w/o CCO"); what is sent stays the same.
-    pub overlap: bool,
-}
-
-impl Default for TawpipeOptions {
-    fn default() -> Self {
-        TawpipeOptions { blocks_per_shard: 1, embed: Embed::Sharded, stagger: Stagger::None, overlap: true }
-    }
-}
-
-/// Where embedding and head live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Embed {
-    /// Shards like any other.
-    Sharded,
-    /// On every rank, gradients all-reduced once an iteration: the paper's way.
-    Replicated,
-}
-
-/// Whether groups start one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stagger {
-    /// All groups want the same shard at the same time.
-    None,
-    /// Group a is a slots late, so that two groups want different shards and hops pair up (the paper's way).
-    Slots,
-}
-
 /// Decisions that concern all ranks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
@@ -119,6 +80,8 @@ pub enum Layout {
     Owners(Vec<Option<Rank>>),
     /// Every rank has the shards of its stages, and its place in the timetable.
     Stages(Arc<Timetable>),
+    /// The group whose ranks own equal pieces of a shard (`None`: replicated on all ranks).
+    Striped(Vec<Option<usize>>),
 }
 
 /// A parallel system.
@@ -220,6 +183,7 @@ impl Schedule {
         match &self.layout {
             Layout::Owners(owners) => owners,
             Layout::Uniform | Layout::Stages(_) => &[],
+            _ => &[],
         }
     }
 

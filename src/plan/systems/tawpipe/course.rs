@@ -8,8 +8,10 @@ use crate::model::ShardId;
 use crate::plan::{Job, Payload};
 
 use super::super::walk::Pass;
-use super::super::{Schedule, Stagger};
+use super::super::{GradSync, Schedule};
+use super::holders::Holders;
 use super::options;
+use super::options::{Stagger, TawpipeOptions, WeightCache};
 use super::visits::{Visit, visits};
 
 /// A message between groups.
@@ -20,28 +22,31 @@ pub struct Hop {
     pub payload: Payload,
 }
 
-/// A shard whose weights come to a group, and the ring slot they come into where they are not at home.
+/// A shard whose weights come to all ranks of a group, and the ring slot they come into where they are not kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Fetch {
     pub shard: ShardId,
     pub slot: usize,
+    /// The group has not had it before.
+    first: bool,
 }
 
 /// The course of an iteration or an evaluation.
 pub struct Course<'a> {
-    schedule: &'a Schedule,
     job: &'a Job,
+    options: &'a TawpipeOptions,
+    pub holders: &'a Holders,
     groups: &'a Groups,
     /// Visits of the first group, which has the most rounds; the others make the first of them.
     visits: Vec<Visit>,
 }
 
 impl<'a> Course<'a> {
-    pub fn new(schedule: &'a Schedule, training: bool) -> Self {
-        let job = &schedule.job;
-        let travels = |shard: ShardId| schedule.owners()[shard].is_some();
-        let visits = visits(&schedule.shards, rounds(job, 0), training, travels);
-        Course { schedule, job, groups: &job.groups, visits }
+    pub fn new(schedule: &'a Schedule, holders: &'a Holders, training: bool) -> Self {
+        let (job, options, groups) = (&schedule.job, options(&schedule.job), &holders.groups);
+        let travels = |shard| holders.home(shard).is_some();
+        let visits = visits(&schedule.shards, rounds(job, groups, 0), training, options, travels);
+        Course { job, options, holders, groups, visits }
     }
 
     /// Ticks until the last group has made its last visit.
@@ -51,14 +56,14 @@ impl<'a> Course<'a> {
 
     /// The tick at which a group makes its first visit; tick 0 only fetches.
     fn first(&self, group: usize) -> usize {
-        match options(self.job).stagger {
+        match self.options.stagger {
             Stagger::None => 1,
             Stagger::Slots => 1 + group,
         }
     }
 
     fn makes(&self, group: usize, index: usize) -> bool {
-        self.visits.get(index).is_some_and(|visit| visit.round < rounds(self.job, group))
+        self.visits.get(index).is_some_and(|visit| visit.round < rounds(self.job, self.groups, group))
     }
 
     /// The visit that a group makes at a tick.
@@ -74,30 +79,24 @@ impl<'a> Course<'a> {
         let index = (next..self.visits.len()).find(|&index| self.visits[index].ring.is_some())?;
         let visit = &self.visits[index];
         let ring = visit.ring.filter(|ring| ring.fetch == Some(under))?;
-        self.makes(group, index).then_some(Fetch { shard: visit.shard, slot: ring.slot })
+        self.makes(group, index).then_some(Fetch { shard: visit.shard, slot: ring.slot, first: ring.first })
     }
 
-    /// The owner of a shard that travels.
-    pub fn owner(&self, shard: ShardId) -> Rank {
-        self.schedule.owners()[shard].expect("a shard that travels has an owner")
-    }
-
-    /// The rank of a group through which a shard comes in and its gradient goes out: the owner itself, or the one with
-    /// the owner's local index (modulo the group's size).
-    pub fn gate(&self, group: usize, shard: ShardId) -> Rank {
-        let (_, local) = self.groups.locate(self.owner(shard));
-        self.groups.members(group).start + local % self.groups.size(group)
-    }
-
-    /// Weights that hop at a tick, from owners to gates.
+    /// Weights that hop at a tick: to each group what it fetches and has not kept, part by part, from those who own it
+    /// to those who hold it there.
     pub fn weight_hops(&self, tick: usize) -> Vec<Hop> {
-        let hop = |group| {
-            let shard = self.fetch(group, tick)?.shard;
-            let (from, to) = (self.owner(shard), self.gate(group, shard));
-            let all = 0..self.schedule.shards.shards[shard].len;
-            (from != to).then_some(Hop { from, to, payload: Payload::Weights(shard, all) })
-        };
-        (0..self.groups.count()).filter_map(hop).collect()
+        let mut hops = Vec::new();
+        for group in 0..self.groups.count() {
+            let Some(Fetch { shard, first, .. }) = self.fetch(group, tick) else { continue };
+            let home = self.holders.home(shard).expect("what is fetched has a home");
+            if home == group || (self.options.weight_cache == WeightCache::Group && !first) {
+                continue;
+            }
+            for ((from, part), (to, _)) in self.holders.of(home, shard).zip(self.holders.of(group, shard)) {
+                hops.push(Hop { from, to, payload: Payload::Weights(shard, part) });
+            }
+        }
+        hops
     }
 
     /// The shard and the part of it whose gradient a group computes at a tick, if it travels.
@@ -106,23 +105,34 @@ impl<'a> Course<'a> {
         visit.gradient.clone().map(|range| (visit.shard, range))
     }
 
-    /// Gradients that hop at a tick, from gates to owners, in waves: an owner receives one at a time, which bounds its
+    /// Gradients that hop at a tick, from holders to owners, in waves: an owner receives one at a time, which bounds its
     /// memory, while different owners receive together.
     pub fn gradient_hops(&self, tick: usize) -> Vec<Vec<Hop>> {
         let mut waves: Vec<Vec<Hop>> = Vec::new();
         for group in 0..self.groups.count() {
             let Some((shard, range)) = self.gradient(group, tick) else { continue };
-            let (from, to) = (self.gate(group, shard), self.owner(shard));
-            if from == to {
+            let home = self.holders.home(shard).expect("a gradient that travels has a home");
+            let once = self.options.grad_sync == GradSync::Iteration;
+            if home == group || (once && !self.is_last(group, tick)) {
                 continue;
             }
-            let hop = Hop { from, to, payload: Payload::Gradient(shard, range) };
-            match waves.iter_mut().find(|wave| wave.iter().all(|other| other.to != to)) {
-                Some(wave) => wave.push(hop),
-                None => waves.push(vec![hop]),
+            for ((from, part), (to, _)) in self.holders.of(group, shard).zip(self.holders.of(home, shard)) {
+                // A sum over the iteration is of all that the rank holds.
+                let range = if once { part } else { part.start.max(range.start)..part.end.min(range.end) };
+                let hop = Hop { from, to, payload: Payload::Gradient(shard, range) };
+                match waves.iter_mut().find(|wave| wave.iter().all(|other| other.to != to)) {
+                    Some(wave) => wave.push(hop),
+                    None => waves.push(vec![hop]),
+                }
             }
         }
         waves
+    }
+
+    /// Whether a group's visit of a tick gives the iteration's last gradient of its shard there.
+    fn is_last(&self, group: usize, tick: usize) -> bool {
+        let last = rounds(self.job, self.groups, group) - 1;
+        self.visit(group, tick).is_some_and(|visit| visit.round == last && visit.closes)
     }
 
     /// The tick at which the last gradient of a shard that does not travel is computed.
@@ -137,7 +147,7 @@ impl<'a> Course<'a> {
 }
 
 /// Rounds in which any rank of a group has a micro-batch: its lowest rank has the most.
-fn rounds(job: &Job, group: usize) -> usize {
-    let ranks = job.groups.ranks();
-    (job.batch.micros + ranks - 1 - job.groups.members(group).start) / ranks
+fn rounds(job: &Job, groups: &Groups, group: usize) -> usize {
+    let ranks = groups.ranks();
+    (job.batch.micros + ranks - 1 - groups.members(group).start) / ranks
 }

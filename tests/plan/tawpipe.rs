@@ -1,0 +1,243 @@
+//! `tawpipe`'s options, each alone and together: every plan checks clean, and moves the bytes that it is meant to.
+
+use rayon::prelude::*;
+use tawpipe::cluster::Groups;
+use tawpipe::model::Dtype;
+use tawpipe::plan::check::Summary;
+use tawpipe::plan::systems::{
+    Embed, GradSync, Layout, Schedule, Stagger, SystemOptions, TawpipeOptions, Topology, WeightCache, schedule,
+};
+use tawpipe::plan::{Job, Lane, Segment};
+
+use super::clean::{clean, options as sample, ring_bytes};
+use super::jobs::{shape, tawpipe};
+
+/// A job with other options.
+fn with(job: Job, change: impl FnOnce(&mut TawpipeOptions)) -> Job {
+    let SystemOptions::Tawpipe(mut options) = job.system else { unreachable!() };
+    change(&mut options);
+    Job { system: SystemOptions::Tawpipe(options), ..job }
+}
+
+fn options(job: &Job) -> &TawpipeOptions {
+    let SystemOptions::Tawpipe(options) = &job.system else { unreachable!() };
+    options
+}
+
+/// How often a shard is brought in, in all rounds together, by a ring of two slots; see `clean.rs`.
+fn visits(schedule: &Schedule, shard: usize, rounds: usize) -> usize {
+    let last = schedule.shards.shards.len() - 1;
+    let replicated = options(&schedule.job).embed == Embed::Replicated;
+    match shard {
+        0 => rounds,
+        s if s == last || s == last - 1 => rounds,
+        1 => rounds + 1,
+        2 if replicated => rounds + 1,
+        s if replicated && s == last - 2 => rounds,
+        _ => 2 * rounds,
+    }
+}
+
+/// Bytes between groups, where theory says something: one block a shard, enough blocks, full rounds, no tied head.
+fn inter_bytes(schedule: &Schedule) -> usize {
+    let job = &schedule.job;
+    let options = options(job);
+    let rounds = job.batch.micros / job.groups.ranks();
+    let (weight, gradient) = (job.dtype.bytes(), job.grad_dtype.bytes());
+    let mut bytes = 0;
+    for (id, shard) in schedule.shards.shards.iter().enumerate() {
+        let last = schedule.shards.shards.len() - 1;
+        if options.embed == Embed::Replicated && (id == 0 || id == last) {
+            bytes += ring_bytes(job, shard.len);
+            continue;
+        }
+        let times = visits(schedule, id, rounds);
+        let others = job.groups.count() - 1;
+        // A chain over the world leaves every group, but for the one it ends in if it began at its first rank.
+        let crossings = |edge: fn(std::ops::Range<usize>) -> usize| {
+            let owner = schedule.owners()[id].expect("flat without stripes");
+            let group = job.groups.members(job.groups.group_of(owner));
+            if others == 0 { 0 } else { others + usize::from(owner != edge(group)) }
+        };
+        bytes += match (options.topology, options.weight_cache, options.grad_sync) {
+            (Topology::Flat, ..) => {
+                shard.len * (times * weight * crossings(|g| g.start) + rounds * gradient * crossings(|g| g.end - 1))
+            }
+            (_, cache, sync) => {
+                let times = if cache == WeightCache::Group { 1 } else { times };
+                let sums = if sync == GradSync::Iteration { 1 } else { rounds };
+                others * shard.len * (times * weight + sums * gradient)
+            }
+        };
+    }
+    bytes
+}
+
+fn has_formula(job: &Job) -> bool {
+    let options = options(job);
+    let flat_stripe = options.topology == Topology::Flat && options.stripe;
+    super::clean::has_formula(job) && !flat_stripe
+}
+
+/// Options in turns, with periods that have no common divisor worth naming.
+fn vary(turn: usize, mut job: Job) -> Job {
+    let alike = job.groups.sizes().windows(2).all(|pair| pair[0] == pair[1]);
+    job = with(job, |options| {
+        options.overlap = turn % 5 != 0;
+        options.topology = if turn % 7 == 3 { Topology::Flat } else { Topology::Groups };
+        options.weight_cache = if turn % 3 == 0 { WeightCache::None } else { WeightCache::Group };
+        options.grad_sync = if turn % 17 < 7 { GradSync::Round } else { GradSync::Iteration };
+        options.stripe = turn % 11 < 5 && (alike || options.topology == Topology::Flat);
+    });
+    job
+}
+
+/// Every shape of cluster and model, with all options in turns, checks clean; where theory gives the bytes between
+/// groups, the plan has them to the byte.
+#[test]
+fn all_options_check_clean() {
+    let mut clusters: Vec<Vec<usize>> =
+        (1..=6).flat_map(|groups| (1..=4).map(move |ranks| vec![ranks; groups])).collect();
+    clusters.extend([vec![1, 2, 3], vec![3, 1], vec![2, 1, 4, 1], vec![4, 3, 2, 1, 1]]);
+    let mut jobs = Vec::new();
+    for sizes in &clusters {
+        let combinations = match sizes.iter().sum() {
+            0..=4 => 8,
+            5..=8 => 3,
+            _ => 1,
+        };
+        for layers in 1..=13 {
+            for rounds in 1..=3 {
+                for _ in 0..combinations {
+                    jobs.push(vary(jobs.len(), sample(jobs.len() + 1, layers, sizes, rounds)));
+                }
+            }
+        }
+    }
+    let formulas: usize = jobs
+        .par_iter()
+        .map(|job| {
+            let (schedule, summary) = clean(job);
+            if has_formula(job) {
+                assert_eq!(summary.traffic().inter, inter_bytes(&schedule), "{job:?}");
+            }
+            usize::from(has_formula(job))
+        })
+        .sum();
+    println!("{} plans check clean; {formulas} have the bytes between groups that theory gives", jobs.len());
+    assert!(formulas > 400);
+}
+
+/// A job on three groups of four, three rounds, with one block a shard.
+fn roomy() -> Job {
+    tawpipe(12, &[4, 4, 4], 36)
+}
+
+fn plan(change: impl FnOnce(&mut TawpipeOptions)) -> (Schedule, Summary) {
+    clean(&with(roomy(), change))
+}
+
+/// A kept shard crosses between groups once an iteration, and so does a summed gradient, also with a tied head, shards
+/// of several blocks and an almost empty last round.
+#[test]
+fn caches_cross_once() {
+    for (tied, per_shard, micros) in [(false, 1, 36), (true, 1, 25), (true, 3, 33), (false, 5, 12)] {
+        for stripe in [false, true] {
+            let mut job = with(roomy(), |options| {
+                options.blocks_per_shard = per_shard;
+                options.weight_cache = WeightCache::Group;
+                options.grad_sync = GradSync::Iteration;
+                options.stripe = stripe;
+            });
+            job.shape = shape(12, tied);
+            job.batch.micros = micros;
+            (job.dtype, job.grad_dtype) = (Dtype::Bf16, Dtype::F32);
+            let (schedule, summary) = clean(&job);
+            let elems: usize = schedule.shards.shards.iter().map(|shard| shard.len).sum();
+            assert_eq!(summary.traffic().inter, 2 * elems * (2 + 4), "{job:?}");
+        }
+    }
+}
+
+/// What a group keeps is spread over its ranks: none keeps more than its share by more than a shard, also where groups
+/// differ in size.
+#[test]
+fn caches_are_balanced() {
+    for sizes in [&[4, 4, 4][..], &[1, 2, 3], &[6, 2, 1]] {
+        let ranks: usize = sizes.iter().sum();
+        let job = with(tawpipe(13, sizes, ranks * 2), |options| {
+            options.weight_cache = WeightCache::Group;
+            options.grad_sync = GradSync::Iteration;
+        });
+        let (schedule, summary) = clean(&job);
+        let largest = schedule.shards.shards.iter().map(|shard| 4 * shard.len).max().unwrap();
+        for group in 0..job.groups.count() {
+            for segment in [Segment::Cache, Segment::GradientSum] {
+                let kept = |rank: usize| summary.memory[rank].get(&segment).copied().unwrap_or(0);
+                let members = job.groups.members(group);
+                let total: usize = members.clone().map(kept).sum();
+                let most = members.clone().map(kept).max().unwrap();
+                assert!(most <= total / members.len() + largest, "{sizes:?}, group {group}: {most} of {total}");
+            }
+        }
+    }
+}
+
+/// Stripes move as many bytes between groups, and spread them over all ranks.
+#[test]
+fn stripes_use_every_link() {
+    let (_, plain) = plan(|_| {});
+    let (schedule, striped) = plan(|options| options.stripe = true);
+    assert!(matches!(schedule.layout, Layout::Striped(_)));
+    assert_eq!(plain.traffic().inter, striped.traffic().inter);
+    let most = |summary: &Summary| summary.train.iter().map(|traffic| traffic.inter).max().unwrap();
+    let share = striped.traffic().inter / 12;
+    // The tiny shards of this model are cut between cache lines: pieces differ.
+    assert!(most(&striped) < share * 5 / 4, "{} of {share}", most(&striped));
+    assert!(most(&striped) < most(&plain));
+}
+
+/// Without overlap the same bytes move, and every op waits for the one before.
+#[test]
+fn without_overlap_nothing_is_beside_anything() {
+    let (_, with) = plan(|_| {});
+    let (schedule, without) = plan(|options| options.overlap = false);
+    assert_eq!(with.traffic(), without.traffic());
+    for plan in schedule.ranks() {
+        for (id, op) in plan.train.iter().enumerate().skip(1) {
+            let before = plan.train[id - 1].lane;
+            assert!(op.lane == before || op.waits.contains(&(id - 1)), "op {id} of rank {}", plan.rank);
+        }
+        assert!(plan.train.iter().any(|op| op.lane == Lane::Compute) && plan.comm_lanes > 1);
+    }
+}
+
+/// `auto` keeps everything if there is room, less if there is not, and never needs more memory than there is as long as
+/// anything fits.
+#[test]
+fn auto_fits() {
+    let job = with(roomy(), |options| options.auto = true);
+    let all = |memory| clean(&Job { memory, ..job.clone() });
+    let (schedule, roomy) = all(None);
+    let chosen = options(&schedule.job);
+    assert_eq!((chosen.weight_cache, chosen.grad_sync), (WeightCache::Group, GradSync::Iteration));
+    let (_, least) = plan(|_| {});
+    let mut between = roomy.traffic().inter;
+    for limit in [roomy.peak(), roomy.peak() - 1, (roomy.peak() + least.peak()) / 2, least.peak()] {
+        let (_, summary) = all(Some(limit));
+        assert!(summary.peak() <= limit);
+        assert!(summary.traffic().inter >= between, "less memory, but fewer bytes");
+        between = summary.traffic().inter;
+    }
+    assert_eq!(between, least.traffic().inter);
+}
+
+/// Stripes over groups of several sizes are refused, in words.
+#[test]
+fn stripes_need_equal_groups() {
+    let job = with(tawpipe(3, &[1, 2], 3), |options| options.stripe = true);
+    let refusal = schedule(&job).unwrap_err().to_string();
+    assert!(refusal.contains("system.stripe") && refusal.contains("[1, 2]"), "{refusal}");
+    let flat = with(job, |options| options.topology = Topology::Flat);
+    clean(&Job { groups: Groups::new(&[1, 2]), ..with(flat, |options| options.stagger = Stagger::None) });
+}
