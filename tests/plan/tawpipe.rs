@@ -7,7 +7,7 @@ use tawpipe::plan::check::Summary;
 use tawpipe::plan::systems::{
     Embed, GradSync, Layout, Schedule, Stagger, SystemOptions, TawpipeOptions, Topology, WeightCache, schedule,
 };
-use tawpipe::plan::{Job, Lane, Segment};
+use tawpipe::plan::{Action, Job, Lane, Segment};
 
 use super::clean::{clean, options as sample, ring_bytes};
 use super::jobs::{shape, tawpipe};
@@ -102,13 +102,15 @@ fn all_options_check_clean() {
     let mut jobs = Vec::new();
     for sizes in &clusters {
         let combinations = match sizes.iter().sum() {
-            0..=4 => 8,
-            5..=8 => 3,
+            0..=4 => 4,
+            5..=8 => 2,
             _ => 1,
         };
         for layers in 1..=13 {
             for rounds in 1..=3 {
-                for _ in 0..combinations {
+                // Large clusters take their time, and see a third of the shapes.
+                let skipped = sizes.len() * sizes[0] > 8 && (layers + rounds + sizes.len()) % 3 > 0;
+                for _ in 0..combinations * usize::from(!skipped) {
                     jobs.push(vary(jobs.len(), sample(jobs.len() + 1, layers, sizes, rounds)));
                 }
             }
@@ -125,7 +127,7 @@ fn all_options_check_clean() {
         })
         .sum();
     println!("{} plans check clean; {formulas} have the bytes between groups that theory gives", jobs.len());
-    assert!(formulas > 400);
+    assert!(formulas > 150);
 }
 
 /// A job on three groups of four, three rounds, with one block a shard.
@@ -194,7 +196,17 @@ fn stripes_use_every_link() {
     let share = striped.traffic().inter / 12;
     // The tiny shards of this model are cut between cache lines: pieces differ.
     assert!(most(&striped) < share * 5 / 4, "{} of {share}", most(&striped));
-    assert!(most(&striped) < most(&plain));
+    let largest = |change: fn(&mut TawpipeOptions)| {
+        let plans = plan(change).0.ranks();
+        let ops = plans.iter().flat_map(|plan| &plan.train);
+        let sends = ops.flat_map(|op| match &op.action {
+            Action::Exchange { sends, .. } => sends.iter().map(|message| message.region.len).collect(),
+            _ => Vec::new(),
+        });
+        sends.max().unwrap()
+    };
+    let (whole, piece) = (largest(|_| {}), largest(|options| options.stripe = true));
+    assert!(piece < whole / 4 + 64, "{piece} of {whole}");
 }
 
 /// Without overlap the same bytes move, and every op waits for the one before.
