@@ -333,3 +333,20 @@ fn ends_count() {
         }
     }
 }
+
+/// Pipelines of the size of a real run are planned in a blink, the search included: 48 blocks on 24 ranks.
+#[test]
+fn planning_is_fast() {
+    for system in systems() {
+        let (name, micros) = (system.name(), 24 * 16);
+        let mut job = job(system, 48, &[8, 8, 8], micros);
+        job.costs = Costs::flops(&job.shape, job.batch.micro, job.batch.seq);
+        let start = std::time::Instant::now();
+        let schedule = schedule(&job).unwrap();
+        let ordered = start.elapsed();
+        let ops: usize = schedule.ranks().iter().map(|plan| plan.train.len()).sum();
+        println!("{name}: {ops} ops, ordered in {ordered:?}, written in {:?}", start.elapsed() - ordered);
+        // Far above what it takes (see what is printed), because tests share their cores.
+        assert!(start.elapsed().as_secs() < 5);
+    }
+}
