@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what tawpipe needs beside Rust and make: an MPI, HDF5, libclang (for bindings), oneDNN and a text.
 # Does nothing if all of it is there; uses apt as root or through sudo; else says what to install by hand.
+#   scripts/deps.sh slurm    also what jobs/virtual-cluster and its tests need
 set -eu
 
 # What a build looks for. MPICC, HDF5_DIR and LIBCLANG_PATH point to copies of your own.
@@ -26,6 +27,13 @@ for python in "${TAWPIPE_PYTHON:-python3}" /usr/bin/python3; do
     "$python" -c 'import h5py' 2>/dev/null && found=yes && break
 done
 [ $found = yes ] || wanted="$wanted python3-h5py"
+
+# Namespaces and links, Slurm, and what checks the scripts.
+if [ "${1:-}" = slurm ]; then
+    for pair in ip:iproute2 nsenter:util-linux python3:python3 munged:munge slurmctld:slurm-wlm shellcheck:shellcheck; do
+        PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || wanted="$wanted ${pair#*:}"
+    done
+fi
 
 if [ -z "$missing$wanted" ]; then
     echo "deps: nothing missing"

@@ -19,6 +19,24 @@ pub fn refuse_singletons(size: usize, variable: impl Fn(&str) -> Option<String>)
     }
 }
 
+/// Variables in which a process manager tells a rank who it is.
+const MANAGERS: [&str; 5] = ["PMIX_RANK", "PMI_RANK", "PMI_FD", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"];
+
+/// Refuses one of several tasks that `srun` started without a process manager, before MPI is initialised: some MPI
+/// libraries would make it a world of its own, and others end the program with pages of text.
+///
+/// # Errors
+/// [`FabricError::Singletons`].
+pub fn refuse_unmanaged(variable: impl Fn(&str) -> Option<String>) -> Result<(), FabricError> {
+    const STEP: &str = "SLURM_STEP_NUM_TASKS";
+    match variable(STEP).and_then(|text| text.parse().ok()) {
+        Some(ranks) if ranks > 1 && MANAGERS.iter().all(|name| variable(name).is_none()) => {
+            Err(FabricError::Singletons { variable: STEP, ranks })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Ends the job on all ranks with this exit code; without MPI, this process. Any thread may call it.
 pub fn abort(code: i32) -> ! {
     use std::io::Write;
@@ -76,5 +94,17 @@ mod tests {
             let error = refuse_singletons(1, with(set)).unwrap_err().to_string();
             assert!(error.contains("srun --mpi=pmix") && error.contains("mpirun -n 4"), "{error}");
         }
+    }
+
+    /// A task of srun needs a process manager; a batch script and a single task do not.
+    #[test]
+    fn unmanaged_tasks() {
+        let check = |set: &[(&str, &str)]| {
+            refuse_unmanaged(|name| set.iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_string()))
+        };
+        assert!(check(&[("SLURM_NTASKS", "4")]).is_ok());
+        assert!(check(&[("SLURM_STEP_NUM_TASKS", "1")]).is_ok());
+        assert!(check(&[("SLURM_STEP_NUM_TASKS", "4"), ("PMIX_RANK", "0")]).is_ok());
+        assert!(check(&[("SLURM_STEP_NUM_TASKS", "4")]).is_err());
     }
 }
