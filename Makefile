@@ -23,10 +23,10 @@ MPIRUN ?= mpirun
 export TAWPIPE_PYTHON := $(or $(TAWPIPE_PYTHON),$(shell for p in python3 /usr/bin/python3; do $$p -c 'import h5py' 2>/dev/null && echo $$p && break; done))
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run test lint bench docs clean
+.PHONY: help deps build run test lint bench docs clean kernels kernels-emu
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install what is missing (apt), or say what to install
 	@scripts/deps.sh
@@ -63,6 +63,13 @@ lint: deps ## Formatting, clippy and documentation, all warnings are errors
 bench: build ## Compare speed and memory with PyTorch, if that is there; BENCH="--only tiny-f32" for a part
 	@scripts/text.sh
 	python3 benches/compare.py --binary $(abspath $(TAWPIPE)) $(BENCH)
+
+kernels: ## Compile the GPU's kernels; NVCC=… for a compiler of your own
+	@$(MAKE) --no-print-directory -C kernels fatbins OUT=$(abspath $(TARGET_DIR))/kernels $(if $(NVCC),NVCC=$(NVCC))
+
+# What `cargo test --test kernels` does by itself, in a folder of its own.
+kernels-emu: ## Compile the kernels for the emulator
+	@$(MAKE) --no-print-directory -C kernels emu OUT=$(abspath $(TARGET_DIR))/kernels
 
 docs: ## Build the documentation of the code
 	cargo doc --no-deps --document-private-items $(FEATURES)

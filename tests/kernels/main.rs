@@ -1,0 +1,10 @@
+//! The GPU's kernels, run by the emulator of kernels/emu, against the CPU device.
+
+#[path = "../compute/support.rs"]
+mod support;
+
+mod attention;
+mod emulator;
+mod gpu;
+mod ops;
+mod races;
