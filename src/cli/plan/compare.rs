@@ -8,7 +8,7 @@ use crate::plan::{Job, Refusal};
 use crate::report::Table;
 
 use super::outcome::Outcome;
-use super::{Question, number};
+use super::{Question, number, seconds};
 
 /// Prints a line for every system, the fastest that fits first, and why the others cannot run this.
 pub fn run(question: &Question, json: bool) -> anyhow::Result<Exit> {
@@ -45,7 +45,7 @@ pub fn run(question: &Question, json: bool) -> anyhow::Result<Exit> {
 }
 
 /// A system's options where the deck says nothing.
-fn defaults(name: &str) -> SystemOptions {
+pub fn defaults(name: &str) -> SystemOptions {
     serde_json::from_value(json!({"name": name})).expect("every option of a system has a default")
 }
 
@@ -63,7 +63,7 @@ fn heading(question: &Question) -> String {
 fn table(question: &Question, outcomes: &[Outcome]) -> Table {
     let timed = question.machine.is_some();
     let head = ["system", "fits", "memory MiB", "between groups MB", "inside MB", "bubble %"];
-    let times: &[&str] = if timed { &["step s", "tokens/s a rank", "MFU %"] } else { &["step"] };
+    let times: &[&str] = if timed { &["step", "tokens/s a rank", "MFU %"] } else { &["step"] };
     let mut table = Table::new(head.iter().chain(times).map(|name| name.to_string()).collect());
     for outcome in outcomes {
         let (simulation, traffic) = (&outcome.simulation, outcome.summary.traffic());
@@ -74,7 +74,7 @@ fn table(question: &Question, outcomes: &[Outcome]) -> Table {
             number(traffic.inter as f64 / 1e6),
             number(traffic.intra as f64 / 1e6),
             format!("{:.1}", 100.0 * simulation.bubble()),
-            number(simulation.step_s),
+            if timed { seconds(simulation.step_s) } else { number(simulation.step_s) },
         ];
         if timed {
             row.push(number(simulation.tokens_per_s_rank));

@@ -6,6 +6,7 @@
 mod compare;
 mod one;
 mod outcome;
+mod recommended;
 mod tables;
 
 use anyhow::{Context, bail};
@@ -50,6 +51,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Exit> {
     let question = ask(args)?;
     match (args.all, args.recommend) {
         (true, _) => compare::run(&question, args.json),
+        (_, true) => recommended::run(&question, args.json),
         _ => one::run(&question, args),
     }
 }
@@ -113,4 +115,14 @@ fn number(value: f64) -> String {
         2
     };
     format!("{value:.digits$}")
+}
+
+/// Seconds in a unit that leaves digits before the point.
+fn seconds(value: f64) -> String {
+    let (factor, unit) = match value {
+        1.0.. => (1.0, "s"),
+        1e-3.. => (1e3, "ms"),
+        _ => (1e6, "µs"),
+    };
+    format!("{} {unit}", number(value * factor))
 }

@@ -9,8 +9,8 @@ use crate::plan::check::Summary;
 use crate::plan::tables::Traffic;
 use crate::report::Table;
 
-use super::number;
 use super::outcome::Outcome;
+use super::{number, seconds};
 
 /// Most classes of ranks with a column of their own.
 const COLUMNS: usize = 8;
@@ -103,7 +103,7 @@ pub fn time(outcome: &Outcome, machine: bool) -> Table {
         let sum: f64 = simulation.ranks.iter().map(of).sum();
         format!("{:.1}", 100.0 * sum / (simulation.step_s * ranks))
     };
-    row(if machine { "step, s" } else { "step" }, number(simulation.step_s));
+    row("step", if machine { seconds(simulation.step_s) } else { number(simulation.step_s) });
     row("computing, %", share(|rank| rank.busy));
     row("waiting for messages on their way, %", share(|rank| rank.exposed));
     row("waiting for others, %", share(|rank| rank.idle));

@@ -16,6 +16,8 @@ mod replicated;
 mod sharded;
 mod single;
 mod tawpipe;
+#[cfg(test)]
+mod toy;
 mod walk;
 
 pub use pipeline::{InterleavedOptions, PipelineOptions, Timetable};
