@@ -193,18 +193,24 @@ fn bubbles() {
     }
 }
 
-/// The formulas hold for unequal times too: (p-1)(F+B-W) and (p-1)(F+B-2W). The search is never worse than either.
+/// The formulas hold for unequal times too: (p-1)(F+B-W) and (p-1)(F+B-2W). The search never ends later than either.
 #[test]
 fn bubbles_of_unequal_times() {
     let p = RANKS as f64;
     for (input, weight) in [(1.2, 0.8), (1.1, 0.9), (1.3, 0.95)] {
-        let bubble = |system| paced(system, 4 * RANKS, input, weight).0.bubble();
-        let (h1, h2) = (bubble(SystemOptions::ZbH1), bubble(SystemOptions::ZbH2));
-        let (p1, p2) = (bubble(SystemOptions::Zb1p), bubble(SystemOptions::Zb2p));
-        let first = |weights: f64| (p - 1.0) * (1.0 + input - weights * weight);
-        println!("B {input}, W {weight}: {h1} {h2} {p1} {p2}, formulas {} {}", first(1.0), first(2.0));
-        assert!(p1 <= h1 + 1e-9 && p2 <= h2 + 1e-9);
-        assert!(h1 < first(0.0) && close(h1, first(1.0)) && close(h2, first(2.0)));
+        let pace = |system| paced(system, 4 * RANKS, input, weight).0;
+        let (h1, h2) = (pace(SystemOptions::ZbH1), pace(SystemOptions::ZbH2));
+        let (p1, p2) = (pace(SystemOptions::Zb1p), pace(SystemOptions::Zb2p));
+        let bubble = |weights: f64| (p - 1.0) * (1.0 + input - weights * weight);
+        for (name, pace) in [("zb-h1", &h1), ("zb-h2", &h2), ("zb-1p", &p1), ("zb-2p", &p2)] {
+            println!(
+                "B {input}, W {weight}: {name} has a bubble of {:.2} and ends at {:.2}",
+                pace.bubble(),
+                pace.end()
+            );
+        }
+        assert!(close(h1.bubble(), bubble(1.0)) && close(h2.bubble(), bubble(2.0)));
+        assert!(p1.end() <= h1.end() + 1e-9 && p2.end() <= h1.end().min(h2.end()) + 1e-9);
     }
 }
 

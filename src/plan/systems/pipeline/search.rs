@@ -27,20 +27,21 @@ impl Switches {
     }
 }
 
-/// The order with the shortest bubble, among equals with the earliest end, in which no stage has more than `limit`
-/// micro-batches between their forwards and the gradients of their parameters. The schedules made by hand that keep the
-/// limit take part, so that the result is never worse.
+/// The order that ends first, among equals with the shortest bubble, in which no stage has more than `limit` micro-batches
+/// between their forwards and the gradients of their parameters. The schedules made by hand that keep the limit take
+/// part, so that the result is never worse. (The schedules' authors look at the bubble alone: they let a stage update
+/// its weights without waiting for the norm of all gradients. Here all ranks wait for it, so the end is what counts.)
 pub fn order(task: &Task, limit: usize) -> Order {
     let ahead = if limit >= 2 * task.stages.ranks - 1 { 2 } else { 1 };
     let made = (1..=ahead).map(|ahead| handmade::order(task, ahead));
     let found = Switches::all().map(|switches| greedy(task, limit, ahead, switches));
     let price = |order: &Order| {
         let clock = run(task.stages, task.durations, order, false);
-        (clock.bubble(), clock.end())
+        (clock.end(), clock.bubble())
     };
     let priced = made.chain(found).map(|order| (price(&order), order));
     let better = |a: &(f64, f64), b: &(f64, f64)| {
-        let scale = 1e-9 * a.1.max(b.1);
+        let scale = 1e-9 * a.0.max(b.0);
         if (a.0 - b.0).abs() > scale { a.0 < b.0 } else { a.1 < b.1 - scale }
     };
     let best = priced.reduce(|best, next| if better(&next.0, &best.0) { next } else { best });
