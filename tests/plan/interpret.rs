@@ -5,16 +5,18 @@
 //! change. So two ops that can be in flight together and touch the same memory are found as soon as they are.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use tawpipe::model::Dtype;
 use tawpipe::plan::collective::Collective;
 use tawpipe::plan::systems::Schedule;
 use tawpipe::plan::{
-    Action, Algorithm, Call, Lane, Message, Op, Payload, REDUCE_CHUNK, REDUCE_CHUNKS, RankPlan, Region, Segment,
+    Action, Algorithm, Call, Holding, Lane, Message, Op, Payload, REDUCE_CHUNK, REDUCE_CHUNKS, RankPlan, Region,
+    Segment, Work,
 };
 
 use super::arithmetic::{compute, touches};
-use super::truth::{Truth, is_sum_of, mix, points, step_scalars};
+use super::truth::{GRID, Truth, is_sum_of, mix, points, step_scalars};
 
 const POISON: u64 = 0xdead_dead_dead_dead;
 
@@ -102,7 +104,7 @@ pub fn run(schedule: &Schedule, plans: &[RankPlan], truth: &Truth, manner: &Mann
         let slots = plan.slots.iter().map(|slot| {
             let all = points(slot.elems, 0..slot.elems).len();
             match (state_of(slot.segment), &slot.holds) {
-                (Some(kind), Some(holds)) => truth.states[0][holds.shard][kind].clone(),
+                (Some(kind), Some(holds)) => truth.held(0, holds, kind).expect("the beginning").to_vec(),
                 _ => vec![POISON; all],
             }
         });
@@ -147,7 +149,7 @@ impl<'a> Machine<'a> {
             for (slot, words) in plan.slots.iter().zip(memory) {
                 let kind = if slot.segment == Segment::Home { Some(0) } else { state_of(slot.segment) };
                 if let (Some(kind), Some(holds)) = (kind, &slot.holds)
-                    && *words != self.truth.states[version][holds.shard][kind]
+                    && Some(&words[..]) != self.truth.held(version, holds, kind)
                 {
                     return Err(format!("rank {}: {} is wrong after {version} updates", plan.rank, slot.name));
                 }
@@ -177,7 +179,7 @@ impl<'a> Machine<'a> {
         self.plans[rank].slots[region.slot].dtype
     }
 
-    pub fn range(&self, rank: usize, region: Region) -> Result<std::ops::Range<usize>, Wrong> {
+    pub fn range(&self, rank: usize, region: Region) -> Result<Range<usize>, Wrong> {
         let slot = self.plans[rank].slots.get(region.slot).ok_or("no such slot")?;
         if region.start + region.len > slot.elems {
             return Err(format!("outside of {}", slot.name));
@@ -198,9 +200,18 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// A shard's weights as they should be now.
-    fn right_weights(&self, shard: usize) -> &[u64] {
-        &self.truth.states[self.iteration as usize][shard][0]
+    /// The words of a part of a region, among those of all of it.
+    fn within(&self, rank: usize, region: Region, part: Range<usize>) -> Result<Range<usize>, Wrong> {
+        let (all, part) = (self.range(rank, region)?, self.range(rank, region.sub(part))?);
+        Ok(part.start - all.start..part.end - all.start)
+    }
+
+    /// Whether each word is of a shard's present weights, or of those that this iteration's update makes of them.
+    fn are_weights(&self, shard: usize, range: &Range<usize>, words: &[u64]) -> bool {
+        let holds = Holding { shard, range: range.clone(), primary: false };
+        let now = self.truth.held(self.iteration as usize, &holds, 0).expect("a version");
+        let then = self.truth.held(self.iteration as usize + 1, &holds, 0).unwrap_or(now);
+        words.len() == now.len() && words.iter().zip(now.iter().zip(then)).all(|(w, (a, b))| w == a || w == b)
     }
 }
 
@@ -359,17 +370,23 @@ impl Pass<'_, '_> {
         if words.contains(&POISON) {
             return Err(format!("rank {rank} sends poison as {payload}"));
         }
-        match payload {
-            Payload::Weights(shard, _) if words != self.machine.right_weights(*shard) => {
-                Err(format!("rank {rank} sends something else as {payload}"))
-            }
+        let (machine, truth) = (&self.machine, self.machine.truth);
+        let iteration = machine.iteration as usize;
+        let begins = |all: &[Vec<Vec<Vec<u64>>>], work: &Work, layer: usize| {
+            let whole = all[iteration].get(work.micro).and_then(|micro| micro.get(layer));
+            whole.is_some_and(|whole| whole.starts_with(words))
+        };
+        let right = match payload {
+            Payload::Weights(shard, range) => machine.are_weights(*shard, range, words),
             Payload::Gradient(shard, range) => {
-                let points = points(self.machine.truth.shards.shards[*shard].len, range.clone());
-                let right = points.len() == words.len() && points.zip(words).all(|(p, &w)| is_sum_of(w, *shard, p));
-                if right { Ok(()) } else { Err(format!("rank {rank} sends something else as {payload}")) }
+                let points = points(truth.shards.shards[*shard].len, range.clone());
+                points.len() == words.len() && points.zip(words).all(|(p, &w)| is_sum_of(w, *shard, p))
             }
-            _ => Ok(()),
-        }
+            Payload::Activation(work, layer) => begins(&truth.activations, work, *layer),
+            Payload::Dx(work, layer) => begins(&truth.dx, work, *layer),
+            Payload::Scalars => true,
+        };
+        if right { Ok(()) } else { Err(format!("rank {rank} sends something else as {payload}")) }
     }
 
     fn message(&mut self, key: (usize, usize, usize)) -> Result<(), Wrong> {
@@ -401,63 +418,99 @@ impl Pass<'_, '_> {
             .map(|&r| self.calls.get_mut(&(comm, r)).and_then(VecDeque::pop_front).expect("posted"))
             .collect();
         let mut same = None;
-        let mut sum: Option<Vec<u64>> = None;
-        for &(rank, id) in &sites {
-            let action = &self.lists[rank][id].action;
+        let mut result: Option<Vec<u64>> = None;
+        for (index, &(rank, id)) in sites.iter().enumerate() {
             let read = &self.flights[&(rank, id)].read;
-            let Action::Collective(Call { what: kind, region, payload, algorithm, scratch, .. }) = action else {
-                unreachable!()
-            };
-            let root = match kind {
-                Collective::Broadcast(root) | Collective::Reduce(root) => *root,
-                _ => members[0],
-            };
-            let need = match (kind, algorithm) {
-                (Collective::Reduce(_), _) => region.len.min(REDUCE_CHUNKS * REDUCE_CHUNK),
-                (Collective::AllReduce | Collective::ReduceScatter, Algorithm::Ring) => {
-                    region.len.div_ceil(members.len())
-                }
-                _ => 0,
-            };
-            let room = scratch.as_ref().map(|scratch| (scratch, need));
-            if let Some((scratch, len)) = room
-                && (scratch.len < len || self.machine.dtype(rank, *scratch) != self.machine.dtype(rank, *region))
+            let call = self.collective((rank, id));
+            let Call { what: kind, region, payload, algorithm, scratch, .. } = call;
+            let (len, dtype) = (region.len, self.machine.dtype(rank, *region));
+            let room = need(call, members.len());
+            if let Some(scratch) = scratch
+                && (scratch.len < room || self.machine.dtype(rank, *scratch) != dtype)
             {
                 return Err(format!("rank {rank} op {id}: no room for partial sums"));
             }
-            if !members.contains(&root) {
+            if let Collective::Broadcast(root) | Collective::Reduce(root) = kind
+                && !members.contains(root)
+            {
                 return Err("a root outside".into());
             }
-            let what = (*kind, root, region.len, self.machine.dtype(rank, *region), payload, *algorithm);
+            let what = (*kind, len, dtype, payload, *algorithm);
             if *same.get_or_insert(what) != what {
                 return Err(format!("rank {rank} op {id}: not what the others call"));
             }
-            if matches!(kind, Collective::Broadcast(_)) {
-                if rank == root {
-                    self.carries(rank, payload, &read[0])?;
-                    sum = Some(read[0].clone());
+            match kind {
+                Collective::Broadcast(root) if *root != rank => {}
+                Collective::AllGather => {
+                    let own = cut(len, members.len(), index);
+                    let words = &read[0][self.machine.within(rank, *region, own.clone())?];
+                    self.carries(rank, &part(payload, own), words)?;
+                    result.get_or_insert_default().extend(words);
                 }
-            } else {
-                self.carries(rank, payload, &read[0])?;
-                sum = Some(match sum {
-                    None => read[0].clone(),
-                    Some(so_far) => so_far.iter().zip(&read[0]).map(|(a, b)| a.wrapping_add(*b)).collect(),
-                });
+                _ => {
+                    self.carries(rank, payload, &read[0])?;
+                    result = Some(match result {
+                        None => read[0].clone(),
+                        Some(so_far) => so_far.iter().zip(&read[0]).map(|(a, b)| a.wrapping_add(*b)).collect(),
+                    });
+                }
             }
         }
-        let sum = sum.expect("a root or a sum");
-        for &(rank, id) in &sites {
-            let gets = match &self.lists[rank][id].action {
-                Action::Collective(Call { what: Collective::Broadcast(root), .. }) => rank != *root,
-                Action::Collective(Call { what: Collective::Reduce(root), .. }) => rank == *root,
-                _ => true,
+        let result = result.expect("a root, a sum or pieces");
+        for (index, &(rank, id)) in sites.iter().enumerate() {
+            let call = self.collective((rank, id));
+            let came = match call.what {
+                Collective::Broadcast(root) => (rank != root).then(|| result.clone()),
+                Collective::Reduce(root) => (rank == root).then(|| result.clone()),
+                Collective::AllReduce | Collective::AllGather => Some(result.clone()),
+                Collective::ReduceScatter => {
+                    let own = self.machine.within(rank, call.region, cut(call.region.len, members.len(), index))?;
+                    let mut words = vec![POISON; result.len()];
+                    words[own.clone()].copy_from_slice(&result[own]);
+                    Some(words)
+                }
             };
             let flight = self.flights.get_mut(&(rank, id)).expect("in flight");
             flight.open = 0;
-            if gets {
-                flight.came[0] = Some(sum.clone());
+            if came.is_some() {
+                flight.came[0] = came;
             }
         }
         Ok(())
+    }
+
+    fn collective(&self, (rank, id): Site) -> &Call {
+        match &self.lists[rank][id].action {
+            Action::Collective(call) => call,
+            _ => unreachable!("only collectives are posted"),
+        }
+    }
+}
+
+/// The part of a region that is a member's own: as equal as multiples of [`GRID`] (if it is one) allow, in order.
+fn cut(len: usize, members: usize, index: usize) -> Range<usize> {
+    let grain = if len % GRID == 0 { GRID } else { 1 };
+    let at = |index: usize| (len / grain) * index / members * grain;
+    at(index)..at(index + 1)
+}
+
+/// Elements of scratch that a collective needs.
+fn need(call: &Call, members: usize) -> usize {
+    match (call.what, call.algorithm) {
+        (Collective::Reduce(_), _) => call.region.len.min(REDUCE_CHUNKS * REDUCE_CHUNK),
+        (Collective::AllReduce | Collective::ReduceScatter, Algorithm::Ring) => {
+            (0..members).map(|index| cut(call.region.len, members, index).len()).max().unwrap_or(0)
+        }
+        _ => 0,
+    }
+}
+
+/// What a part of a payload's elements is.
+fn part(payload: &Payload, part: Range<usize>) -> Payload {
+    let shift = |range: &Range<usize>| range.start + part.start..range.start + part.end;
+    match payload {
+        Payload::Weights(shard, range) => Payload::Weights(*shard, shift(range)),
+        Payload::Gradient(shard, range) => Payload::Gradient(*shard, shift(range)),
+        other => other.clone(),
     }
 }

@@ -4,14 +4,14 @@
 //! losses are summed in wrapping arithmetic, so that the order of a sum does not matter.
 
 use tawpipe::model::{Shards, Unit};
-use tawpipe::plan::Job;
+use tawpipe::plan::{Holding, Job};
 
-/// Large slots are looked at only at every so many elements; tensors start at multiples of it.
+/// Large slots are looked at only at every so many elements; tensors, and pieces of shards, start at multiples of it.
 pub const GRID: usize = 64;
 
 /// Points at which a range of elements of a slot of `elems` is looked at.
 pub fn points(elems: usize, range: std::ops::Range<usize>) -> std::ops::Range<usize> {
-    if elems < 2 * GRID { range } else { range.start.div_ceil(GRID)..range.end.div_ceil(GRID) }
+    if elems < GRID { range } else { range.start.div_ceil(GRID)..range.end.div_ceil(GRID) }
 }
 
 /// Mixes two numbers.
@@ -101,6 +101,11 @@ pub struct Truth {
     pub states: Vec<Vec<State>>,
     /// Loss and squares of each training iteration, and (last) of the evaluation.
     pub stats: Vec<(u64, u64)>,
+    /// `activations[iteration][micro][i]`: the input of block i (last: of the head); the evaluation counts as the last
+    /// iteration.
+    pub activations: Vec<Vec<Vec<Vec<u64>>>>,
+    /// Gradients with respect to these, likewise.
+    pub dx: Vec<Vec<Vec<Vec<u64>>>>,
 }
 
 /// Initial state of a shard: the same whatever the cut of the model.
@@ -121,12 +126,24 @@ impl Truth {
     /// Two iterations and an evaluation.
     pub fn new(job: &Job, shards: &Shards) -> Truth {
         let first: Vec<State> = (0..shards.shards.len()).map(|shard| initial(shards, shard)).collect();
-        let mut truth = Truth { shards: shards.clone(), states: vec![first], stats: Vec::new() };
+        let mut truth = Truth {
+            shards: shards.clone(),
+            states: vec![first],
+            stats: Vec::new(),
+            activations: vec![Vec::new(); 3],
+            dx: vec![Vec::new(); 3],
+        };
         for iteration in 0..2 {
             truth.iteration(job, iteration);
         }
         truth.evaluation(job);
         truth
+    }
+
+    /// What a slot that holds parameters holds of one kind of state after some updates, if there are so many.
+    pub fn held(&self, version: usize, holds: &Holding, kind: usize) -> Option<&[u64]> {
+        let len = self.shards.shards[holds.shard].len;
+        Some(&self.states.get(version)?[holds.shard][kind][points(len, holds.range.clone())])
     }
 
     fn weights(&self, unit: Unit) -> &[u64] {
@@ -173,6 +190,7 @@ impl Truth {
             loss = loss.wrapping_add(mix(seed, purpose::LOSS));
             add(Unit::Head, seed);
             let mut dx = spread(seed, purpose::DX, n);
+            let mut all = vec![dx.clone()];
             for block in (0..job.shape.layers).rev() {
                 let unit = Unit::Block(block);
                 let (weights, input) = (self.weights(unit), &activations[block]);
@@ -180,8 +198,12 @@ impl Truth {
                 let seed = backward_seed(unit, weights, input, &saved, &dx);
                 add(unit, seed);
                 dx = spread(seed, purpose::DX, n);
+                all.push(dx.clone());
             }
+            all.reverse();
+            self.dx[iteration as usize].push(all);
             add(Unit::Embed, backward_seed(Unit::Embed, &[], inputs, &[], &dx));
+            self.activations[iteration as usize].push(activations);
         }
         for gradient in &gradients {
             squares = gradient.iter().fold(squares, |sum, &g| sum.wrapping_add(square(g)));
@@ -205,6 +227,7 @@ impl Truth {
             let activations = self.forward(job, &tokens);
             let seed = head_seed(self.weights(Unit::Head), &activations[job.shape.layers], &tokens[tokens.len() / 2..]);
             loss = loss.wrapping_add(mix(seed, purpose::LOSS));
+            self.activations[2].push(activations);
         }
         self.stats.push((loss, 0));
     }
