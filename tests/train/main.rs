@@ -6,5 +6,6 @@
 mod parity;
 mod pipeline;
 mod resume;
+mod systems;
 mod world;
 mod worlds;

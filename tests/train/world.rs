@@ -11,7 +11,7 @@ use tawpipe::fabric::{Wire, local};
 use tawpipe::metrics::{History, read_journal};
 use tawpipe::model::ModelShape;
 use tawpipe::plan::systems::schedule;
-use tawpipe::plan::{RankPlan, Segment, Split};
+use tawpipe::plan::{Action, RankPlan, Split};
 use tawpipe::train::{MakeWire, Session, Stop, TrainOptions, learning_rate, run};
 
 /// What a few steps gave.
@@ -25,7 +25,7 @@ pub struct Outcome {
     pub norms: Vec<f64>,
 }
 
-/// A deck with keys replaced, for these groups of ranks.
+/// A deck with keys replaced, for these groups of ranks; with `tawpipe` (one rank: `single`) unless a key says otherwise.
 pub fn deck(text: &str, groups: &[usize], sets: &[&str]) -> Deck {
     let mut sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
     sets.push(format!("cluster.ranks_per_group={groups:?}"));
@@ -67,34 +67,40 @@ pub fn train(deck: &Deck, change: impl Fn(&mut RankPlan) + Sync) -> Outcome {
         }
         outcome
     });
-    let mut all = ranks[0].clone();
+    let mut all = Outcome { gradients: BTreeMap::new(), ..ranks[0].clone() };
     for other in ranks {
         assert_eq!((&other.losses, &other.norms), (&all.losses, &all.norms), "ranks disagree about the statistics");
-        all.gradients.extend(other.gradients);
+        for (name, squares) in other.gradients {
+            *all.gradients.entry(name).or_default() += squares;
+        }
     }
+    all.gradients.values_mut().for_each(|squares| *squares = squares.sqrt());
     all
 }
 
-/// Norms of the gradients that a rank has summed up.
+/// Sums of squares of the gradients that a rank has updated primary masters with, by parameter.
 fn gradients(session: &Session) -> BTreeMap<String, f64> {
-    let slots = session.plan.slots.iter().enumerate().filter(|(_, slot)| slot.segment == Segment::Accumulator);
-    slots
-        .flat_map(|(id, slot)| {
-            let place = slot.holds.as_ref().expect("an accumulator is of a shard");
-            let values = session.memory().floats(id);
-            let params = session.schedule.shards.shards[place.shard].params.iter();
-            // Of a tied table the embedding's rank may have less than the whole shard.
-            let here = params.filter(|param| param.offset < place.range.end);
-            here.map(|param| {
-                let values = &values[param.offset..param.offset + param.len()];
-                (param.name.clone(), values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt())
-            })
-            .collect::<Vec<_>>()
-        })
-        .collect()
+    let mut squares = BTreeMap::new();
+    for op in &session.plan.train {
+        let Action::Update { shard, range, gradient, master, .. } = &op.action else { continue };
+        if !session.plan.slots[master.slot].holds.as_ref().expect("a master is of a shard").primary {
+            continue;
+        }
+        let values = &session.memory().floats(gradient.slot)[gradient.range()];
+        for param in &session.schedule.shards.shards[*shard].params {
+            let own = param.offset..param.offset + param.len();
+            let (start, end) = (own.start.max(range.start), own.end.min(range.end));
+            if start < end {
+                let values = &values[start - range.start..end - range.start];
+                *squares.entry(param.name.clone()).or_default() +=
+                    values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
+            }
+        }
+    }
+    squares
 }
 
-fn groups(deck: &Deck) -> Groups {
+pub fn groups(deck: &Deck) -> Groups {
     let sizes = match deck.cluster.ranks_per_group.as_ref().expect("set by `deck`") {
         tawpipe::deck::RanksPerGroup::List(sizes) => sizes.clone(),
         tawpipe::deck::RanksPerGroup::Each(size) => vec![*size],
