@@ -238,7 +238,7 @@ impl<'a> Chart<'a> {
             let members = groups.members(group);
             let mut mine = self.rows.iter().filter(|row| members.contains(&row.rank));
             let Some(first) = mine.next() else { break };
-            let last = mine.last().unwrap_or(first);
+            let last = mine.next_back().unwrap_or(first);
             let (top, bottom) = (first.y, last.y + last.height);
             let x = MARGIN + 18.0;
             self.svg.line((x, top), (x, bottom), PALE, 1.5);
