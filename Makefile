@@ -23,7 +23,7 @@ MPIRUN ?= mpirun
 export TAWPIPE_PYTHON := $(or $(TAWPIPE_PYTHON),$(shell for p in python3 /usr/bin/python3; do $$p -c 'import h5py' 2>/dev/null && echo $$p && break; done))
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run test lint bench docs clean kernels kernels-emu
+.PHONY: help deps build run test test-mpich lint bench docs clean kernels kernels-emu
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ test: deps ## Run every test
 .PHONY: all-tests
 all-tests:
 	cargo test --no-fail-fast $(FEATURES)
+
+# In a folder of its own, because a build keeps the MPI that it was first built with.
+test-mpich: ## The tests that start ranks, with MPICH (Debian: mpich libmpich-dev)
+	MPICC=mpicc.mpich MPIRUN=mpirun.mpich CARGO_TARGET_DIR=$(TARGET_DIR)/mpich cargo test $(FEATURES) --test spmd --test failure
 
 lint: deps ## Formatting, clippy and documentation, all warnings are errors
 	cargo fmt --check
