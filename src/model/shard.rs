@@ -49,7 +49,7 @@ pub struct Placement {
     pub range: Range<usize>,
 }
 
-/// The cut of a model into shards: the embedding, runs of `blocks_per_shard` blocks, the head. A tied head has no
+/// The cut of a model into shards: the embedding, runs of blocks, the head. A tied head has no
 /// shard of its own: its region is the embedding's shard, which then also holds the final norm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shards {
@@ -62,6 +62,12 @@ pub struct Shards {
 impl Shards {
     /// Cuts a model. `blocks_per_shard` is at least 1; the last run of blocks may be shorter.
     pub fn new(shape: &ModelShape, blocks_per_shard: usize) -> Self {
+        let runs = (0..shape.layers).step_by(blocks_per_shard).map(|first| blocks_per_shard.min(shape.layers - first));
+        Shards::cut(shape, runs)
+    }
+
+    /// Cuts a model into runs of blocks of these lengths, which add up to all blocks. An empty run gives no shard.
+    pub fn cut(shape: &ModelShape, runs: impl Iterator<Item = usize>) -> Self {
         let mut shards: Vec<Shard> = Vec::new();
         let mut units = Vec::new();
         let (embed, embed_len) = unit_params(shape, Unit::Embed);
@@ -73,9 +79,10 @@ impl Shards {
         };
         shards.push(first);
         units.push((Unit::Embed, Placement { shard: 0, range: 0..embed_len }));
-        for first in (0..shape.layers).step_by(blocks_per_shard) {
+        let mut first = 0;
+        for run in runs.filter(|&run| run > 0) {
             let mut shard = Shard { params: Vec::new(), len: 0 };
-            for block in first..(first + blocks_per_shard).min(shape.layers) {
+            for block in first..first + run {
                 let (params, len) = unit_params(shape, Unit::Block(block));
                 let base = shard.len;
                 shard.params.extend(params.into_iter().map(|p| Param { offset: p.offset + base, ..p }));
@@ -83,6 +90,7 @@ impl Shards {
                 units.push((Unit::Block(block), Placement { shard: shards.len(), range: base..shard.len }));
             }
             shards.push(shard);
+            first += run;
         }
         let place = if shape.tied { 0 } else { shards.len() };
         if !shape.tied {

@@ -11,3 +11,4 @@ mod pipeline;
 mod sharded;
 mod tawpipe;
 mod truth;
+mod weipipe;

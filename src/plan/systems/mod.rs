@@ -19,6 +19,7 @@ mod tawpipe;
 #[cfg(test)]
 mod toy;
 mod walk;
+mod weipipe;
 
 pub use pipeline::{InterleavedOptions, PipelineOptions, Timetable};
 pub use sharded::{DdpOptions, FsdpOptions, GradSync, HsdpOptions};
@@ -38,6 +39,10 @@ pub enum SystemOptions {
     Hsdp(HsdpOptions),
     /// Weights travel: hop between groups, broadcast inside.
     Tawpipe(TawpipeOptions),
+    /// Weights travel round a ring, for forward and backward in the same turn.
+    Weipipe,
+    /// The same with a turn for either.
+    WeipipeNaive,
     /// Micro-batches travel: all forwards, then all backwards.
     Gpipe(PipelineOptions),
     /// Micro-batches travel: backward as soon as possible.
@@ -128,6 +133,8 @@ pub static SYSTEMS: &[Entry] = &[
         ends: "shards like any other; embed = \"replicated\" puts them on every rank",
         system: &tawpipe::Tawpipe,
     },
+    weipipe::WEIPIPE,
+    weipipe::WEIPIPE_NAIVE,
     pipeline::gpipe::GPIPE,
     pipeline::one_f_one_b::ONE_F_ONE_B,
     pipeline::interleaved::INTERLEAVED,
@@ -147,6 +154,8 @@ impl SystemOptions {
             SystemOptions::Fsdp(_) => "fsdp",
             SystemOptions::Hsdp(_) => "hsdp",
             SystemOptions::Tawpipe(_) => "tawpipe",
+            SystemOptions::Weipipe => "weipipe",
+            SystemOptions::WeipipeNaive => "weipipe-naive",
             SystemOptions::Gpipe(_) => "gpipe",
             SystemOptions::OneFOneB(_) => "1f1b",
             SystemOptions::Interleaved(_) => "1f1b-interleaved",
