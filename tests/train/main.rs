@@ -7,5 +7,6 @@ mod parity;
 mod pipeline;
 mod resume;
 mod systems;
+mod weipipe;
 mod world;
 mod worlds;
