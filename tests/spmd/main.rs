@@ -15,6 +15,7 @@ const CASES: &[Case] = &[
     Case { name: "collectives give the sums of their order, bit by bit", run: collectives::exact },
     Case { name: "control calls agree on all ranks", run: collectives::control },
     Case { name: "training is that of one rank, and bytes are the plan's", run: training::like_single },
+    Case { name: "other families train like one rank too", run: training::families },
     Case { name: "pauses change no bit", run: training::delays },
 ];
 

@@ -120,8 +120,14 @@ impl Trainer {
             // SAFETY: nothing else uses the memory yet.
             let master = unsafe { memory.slot(slot).slice_mut::<f32>() };
             for param in &schedule.shards.shards[place.shard].params {
-                let start = param.offset - place.range.start;
-                init(11, param, &mut master[start..start + param.len()]);
+                let mut whole = vec![0.0; param.len()];
+                init(11, param, &mut whole);
+                let (start, end) = (param.offset.max(place.range.start), param.offset + param.len());
+                let end = end.min(place.range.end);
+                if start < end {
+                    let here = start - place.range.start..end - place.range.start;
+                    master[here].copy_from_slice(&whole[start - param.offset..end - param.offset]);
+                }
             }
         }
         let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };

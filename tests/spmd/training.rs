@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tawpipe::cluster::Groups;
 use tawpipe::engine::{Delays, EngineError, Options, Phase, Poll};
-use tawpipe::plan::systems::{Embed, Stagger, TawpipeOptions};
+use tawpipe::plan::systems::{Embed, Stagger, TawpipeOptions, schedule};
 use tawpipe::plan::{Job, Lane, tables};
 
 use super::Context;
@@ -34,7 +34,22 @@ fn trainer(context: &Context, job: &Job, options: Options) -> Trainer {
 /// Losses, squared gradient norms and evaluation are those of one rank that does everything, to the accuracy of sums in
 /// another order (f32) and of gradients rounded at every hop (bf16); and what every rank sent to every other in each phase is what the plan's tables say.
 pub fn like_single(context: &Context) {
-    for (job, tolerance) in jobs(&context.groups) {
+    compare(context, jobs(&context.groups));
+}
+
+/// The same of one system of each other family, in f32, where its domain has these groups.
+pub fn families(context: &Context) {
+    let groups = &context.groups;
+    let systems = ["ddp", "fsdp", "hsdp", "1f1b", "zb-h1"];
+    let jobs = systems.into_iter().map(|name| {
+        let system = toml::from_str(&format!("name = '{name}'")).unwrap();
+        Job { system, ..job(groups, 5, 2 * groups.ranks() - 1, true, TawpipeOptions::default()) }
+    });
+    compare(context, jobs.filter(|job| schedule(job).is_ok()).map(|job| (job, 2e-6)));
+}
+
+fn compare(context: &Context, jobs: impl Iterator<Item = (Job, f64)>) {
+    for (job, tolerance) in jobs {
         let mut ours = trainer(context, &job, Options { trace: true, ..Options::default() });
         let mut expected = Vec::new();
         if context.rank == 0 {
