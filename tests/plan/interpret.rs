@@ -489,7 +489,7 @@ impl Pass<'_, '_> {
 
 /// The part of a region that is a member's own: as equal as multiples of [`GRID`] (if it is one) allow, in order.
 fn cut(len: usize, members: usize, index: usize) -> Range<usize> {
-    let grain = if len % GRID == 0 { GRID } else { 1 };
+    let grain = if len.is_multiple_of(GRID) { GRID } else { 1 };
     let at = |index: usize| (len / grain) * index / members * grain;
     at(index)..at(index + 1)
 }

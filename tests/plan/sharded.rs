@@ -18,7 +18,7 @@ fn system(turn: usize) -> SystemOptions {
     let sync = if turn % 7 < 4 { GradSync::Round } else { GradSync::Iteration };
     let reshard_after_forward = turn % 5 != 3;
     match turn % 3 {
-        0 => SystemOptions::Ddp(DdpOptions { blocks_per_shard, zero1: turn % 2 == 0 }),
+        0 => SystemOptions::Ddp(DdpOptions { blocks_per_shard, zero1: turn.is_multiple_of(2) }),
         1 => SystemOptions::Fsdp(FsdpOptions { blocks_per_shard, prefetch, sync, reshard_after_forward }),
         _ => SystemOptions::Hsdp(HsdpOptions { blocks_per_shard, prefetch, sync, reshard_after_forward }),
     }
