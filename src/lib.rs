@@ -33,9 +33,11 @@
 //! - `deck`: what a run is asked to do
 //! - `train`: the training loop
 //! - `generate`: text from a checkpoint
+//! - `bench`: measures this machine for the simulator
 //! - `cli`: what was typed
 #![deny(missing_docs)]
 
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod cluster;

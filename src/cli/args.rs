@@ -23,6 +23,8 @@ pub(super) enum Command {
     Train(TrainArgs),
     /// Check a deck's plan, and predict memory, bytes and time; needs neither MPI nor data
     Plan(PlanArgs),
+    /// Measure this machine for the simulator; start it with mpirun for several ranks
+    Bench(BenchArgs),
     /// Compare runs in a table, and draw each one's loss curve into its folder
     Report {
         /// Run folders
@@ -123,6 +125,16 @@ pub(super) struct PlanArgs {
     /// Print all numbers as one JSON value
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// The cluster description to write
+    #[arg(long, value_name = "FILE")]
+    pub calibrate: PathBuf,
+    /// Sizes of the groups of ranks, such as 2,2; left out, as the ranks are found
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pub groups: Vec<u32>,
 }
 
 #[derive(Debug, Args)]

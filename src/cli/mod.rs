@@ -1,8 +1,9 @@
 //! The command line: what was typed, and which room does it.
 //!
-//! Only `train` ever starts MPI.
+//! Only `train` and `bench` ever start MPI.
 
 mod args;
+mod bench;
 mod convert;
 mod generate;
 mod launch;
@@ -22,6 +23,7 @@ use crate::exit::Exit;
 pub fn run(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Train(args) => train::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Report { runs } => report::run(&runs),

@@ -1,0 +1,149 @@
+//! How fast a rank computes.
+
+use std::time::Instant;
+
+use crate::cluster::{DeviceRates, Rates};
+use crate::device::{AdamW, Attention, Cpu, Device, Memory};
+use crate::model::{Dtype, ModelShape, Shards, Unit, footprint, unit_params};
+use crate::nn::{HeadOut, Network, Span};
+use crate::plan::{Batch, Segment, Slot};
+
+/// Sequence that is measured, tokens.
+const SEQ: usize = 256;
+
+/// Runs of each kernel; the median counts, after one that only warms up.
+const RUNS: usize = 5;
+
+/// Processor seconds of this process so far: with one thread, those of the kernels.
+fn processor() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid clock and a place for its time.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
+}
+
+/// Median processor seconds of a run.
+fn median(mut run: impl FnMut()) -> f64 {
+    run();
+    let mut times: Vec<f64> = (0..RUNS)
+        .map(|_| {
+            let start = processor();
+            run();
+            processor() - start
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[RUNS / 2].max(1e-9)
+}
+
+fn slot(name: &str, elems: usize, dtype: Dtype) -> Slot {
+    Slot { name: name.into(), elems, dtype, segment: Segment::Workspace, holds: None }
+}
+
+/// Operations a second of one core in a model of this width: heads of 64, SwiGLU of 8/3, 8,192 tokens in the table.
+pub fn rates(dim: usize, dtype: Dtype) -> Rates {
+    let heads = dim / 64;
+    let shape = ModelShape {
+        dim,
+        layers: 1,
+        heads,
+        kv_heads: heads,
+        head_dim: 64,
+        ffn: (8 * dim / 3).next_multiple_of(32),
+        vocab: 8192,
+        tied: false,
+        rope_theta: 1e4,
+        norm_eps: 1e-5,
+    };
+    let batch = Batch { seq: SEQ, micro: 1, micros: 1 };
+    let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
+    let net = Network::new(&shape, &Shards::new(&shape, 1), batch, dtype, adamw, Cpu::new(1));
+    let span = Span { micro: 1, seq: SEQ };
+    let (block, head) = (Unit::Block(0), Unit::Head);
+    let need = footprint(&shape, block, dtype, 1, SEQ);
+    let most = unit_params(&shape, block).1.max(unit_params(&shape, head).1);
+    let wide = SEQ * shape.dim;
+    let qkv = SEQ * (shape.q_dim() + 2 * shape.kv_dim());
+    let memory = Memory::new(&[
+        slot("weights", most, dtype),
+        slot("gradient", most, Dtype::F32),
+        slot("input", wide, dtype),
+        slot("output", wide, dtype),
+        slot("saved", need.saved, Dtype::Byte),
+        slot("pending", need.pending, Dtype::Byte),
+        slot("workspace", net.workspace(span), Dtype::Byte),
+        slot("targets", SEQ, Dtype::I32),
+        slot("loss", 1, Dtype::F64),
+        slot("qkv", qkv, dtype),
+        slot("dqkv", qkv, dtype),
+        slot("lse", SEQ * heads, Dtype::F32),
+    ]);
+    let [weights, gradient, input, output, saved, pending, work, targets, loss, qkv, dqkv, lse] =
+        std::array::from_fn(|slot| memory.slot(slot));
+    // Small numbers of changing sign: neither denormal nor infinite after a few passes.
+    let noise: Vec<f32> = (0..most.max(wide)).map(|i| ((i * 7919) % 255) as f32 / 6375.0 - 0.02).collect();
+    gradient.upload(&noise[..most]);
+    net.device().cast(gradient, weights);
+    net.device().cast(gradient.sub(0..wide.min(most)), input.sub(0..wide.min(most)));
+    targets.upload(&(0..SEQ as i32).collect::<Vec<_>>());
+
+    let attention = Attention { micro: 1, seq: SEQ, heads, kv_heads: heads, head_dim: 64 };
+    let flops = 2.0 * (SEQ * SEQ * shape.q_dim()) as f64;
+    let forward_attention = median(|| net.device().attention(&attention, qkv, output, lse));
+    let backward_attention = median(|| net.device().attention_backward(&attention, qkv, output, lse, input, dqkv));
+
+    net.device().cast(gradient.sub(0..wide.min(most)), input.sub(0..wide.min(most)));
+    let of = |unit| (weights.sub(0..unit_params(&shape, unit).1), gradient.sub(0..unit_params(&shape, unit).1));
+    let products = 2.0 * ((shape.matmul_params() - shape.vocab * dim) * SEQ) as f64;
+    let (w, g) = of(block);
+    let forward = median(|| net.forward(block, span, w, input, output, Some(saved), Some(work)));
+    let backward = median(|| net.backward_input(span, [w, input, saved, output, pending], Some(work)))
+        + median(|| net.backward_weight(span, pending, g, true));
+    let (w, g) = of(head);
+    let scale = 1.0 / SEQ as f64;
+    let out = || HeadOut { dx: output, gradient: g, accumulate: true };
+    let whole = median(|| net.head_loss(w, input, targets, scale, Some(out()), loss, Some(work)));
+    // What is not attention counts as products; a noisy clock must not make that nothing.
+    let rest = |whole: f64, attention: f64| (whole - attention).max(0.1 * whole);
+    Rates {
+        dtype: Some(dtype),
+        dim: dim as f64,
+        forward: products / rest(forward, forward_attention),
+        backward: 2.0 * products / rest(backward, backward_attention),
+        attention: flops / forward_attention,
+        attention_backward: 2.5 * flops / backward_attention,
+        head: 6.0 * (shape.vocab * dim * SEQ) as f64 / whole,
+    }
+}
+
+/// Bytes a second of sums that do not fit into any cache.
+pub fn memory_rate() -> f64 {
+    let elems = 8 << 20;
+    let memory = Memory::new(&[slot("from", elems, Dtype::F32), slot("to", elems, Dtype::F32)]);
+    let device = Cpu::new(1);
+    let seconds = median(|| device.accumulate(memory.slot(0), memory.slot(1)));
+    12.0 * elems as f64 / seconds
+}
+
+/// Seconds that an operation on almost nothing takes.
+pub fn op() -> f64 {
+    let memory = Memory::new(&[slot("some", 64, Dtype::F32)]);
+    let device = Cpu::new(1);
+    let many = 10_000;
+    let start = Instant::now();
+    (0..many).for_each(|_| device.clear(memory.slot(0)));
+    start.elapsed().as_secs_f64() / many as f64
+}
+
+/// Bytes of memory of this machine; 4 GB if it does not say.
+pub fn memory() -> f64 {
+    // SAFETY: both calls only return a number.
+    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    if pages > 0 && size > 0 { pages as f64 * size as f64 } else { 4e9 }
+}
+
+/// A device of these numbers; its peak is the best rate seen.
+pub fn device(memory: f64, memory_rate: f64, rates: Vec<Rates>) -> DeviceRates {
+    let peak = rates.iter().flat_map(|r| [r.forward, r.backward, r.head]).fold(0.0, f64::max);
+    DeviceRates { memory, memory_rate, peak: (peak > 0.0).then_some(peak), rates }
+}
