@@ -107,24 +107,32 @@ fn job(machine: &Description, dim: usize, seq: usize, micro: usize, micros: usiz
     job
 }
 
-/// Takes the prefetch out of a plan: weights are gathered when the computation before the one that needs them is over.
-/// The paper's baseline is ZeRO-3 with one layer as limit of live parameters (`stage3_max_live_parameters` = 12 H²),
-/// which leaves no room for the next one. Gradients leave under computation all the same (`overlap_comm`).
-fn gather_when_needed(plan: &mut RankPlan) {
+/// Makes the plan of `fsdp` that of the paper's baseline, ZeRO-3 with one layer as limit of live parameters
+/// (`stage3_max_live_parameters` = 12 H²), which leaves no room for the next one: weights are gathered when the
+/// computation before the one that needs them is over. Gradients leave under computation (`overlap_comm`), when the
+/// next layer's fill the bucket: not before that layer's weights are there.
+fn as_zero3(plan: &mut RankPlan) {
+    let kind = |plan: &RankPlan, op: usize| match &plan.train[op].action {
+        Action::Collective(call) => Some(call.what),
+        _ => None,
+    };
     let mut before = None;
-    for user in 0..plan.train.len() {
-        if plan.train[user].lane != Lane::Compute {
+    let mut reduces = Vec::new();
+    for op in 0..plan.train.len() {
+        if kind(plan, op) == Some(Collective::ReduceScatter) {
+            reduces.push(op);
+        }
+        if plan.train[op].lane != Lane::Compute {
             continue;
         }
-        let gathers = |op: &usize| match &plan.train[*op].action {
-            Action::Collective(call) => call.what == Collective::AllGather,
-            _ => false,
-        };
-        let gathered: Vec<usize> = plan.train[user].waits.iter().copied().filter(gathers).collect();
-        for op in gathered {
-            plan.train[op].waits.extend(before);
+        let gathers =
+            plan.train[op].waits.iter().copied().filter(|&wait| kind(plan, wait) == Some(Collective::AllGather));
+        let gathers: Vec<usize> = gathers.collect();
+        for gather in gathers {
+            plan.train[gather].waits.extend(before);
+            reduces.drain(..).for_each(|reduce| plan.train[reduce].waits.push(gather));
         }
-        before = Some(user);
+        before = Some(op);
     }
 }
 
@@ -151,7 +159,7 @@ fn simulated(machine: &Description, cell: &Cell, system: &SystemOptions) -> Simu
             let schedule = schedule(&job).map_err(|_| f64::INFINITY)?;
             let mut plans = schedule.ranks();
             if cell.method == "FSDP" {
-                plans.iter_mut().for_each(gather_when_needed);
+                plans.iter_mut().for_each(as_zero3);
             }
             let peak = plans.iter().map(|p| p.slots.iter().map(|s| s.bytes()).sum::<usize>()).max().unwrap_or(0) as f64;
             if peak > limit {
@@ -162,14 +170,15 @@ fn simulated(machine: &Description, cell: &Cell, system: &SystemOptions) -> Simu
         };
         // An iteration grows evenly with its rounds.
         let (a, b) = (all.min(48), all.min(96));
-        match run(b) {
-            Ok(second) => {
-                let step = if all > b {
-                    let first = run(a).expect("fewer micro-batches need no more memory");
+        let both = run(b).and_then(|second| {
+            let first = if all > b { Some(run(a)?) } else { None };
+            Ok((first, second))
+        });
+        match both {
+            Ok((first, second)) => {
+                let step = first.map_or(second.step_s, |first| {
                     second.step_s + (second.step_s - first.step_s) / (b - a) as f64 * (all - b) as f64
-                } else {
-                    second.step_s
-                };
+                });
                 let ranks = second.ranks.len() as f64;
                 let share = |of: fn(&tawpipe::simulate::RankUse) -> f64| {
                     second.ranks.iter().map(of).sum::<f64>() / ranks / second.step_s

@@ -12,7 +12,7 @@ use crate::plan::{Batch, Segment, Slot};
 const SEQ: usize = 256;
 
 /// Runs of each kernel; the median counts, after one that only warms up.
-const RUNS: usize = 5;
+const RUNS: usize = 3;
 
 /// Processor seconds of this process so far: with one thread, those of the kernels.
 fn processor() -> f64 {
@@ -40,7 +40,7 @@ fn slot(name: &str, elems: usize, dtype: Dtype) -> Slot {
     Slot { name: name.into(), elems, dtype, segment: Segment::Workspace, holds: None }
 }
 
-/// Operations a second of one core in a model of this width: heads of 64, SwiGLU of 8/3, 8,192 tokens in the table.
+/// Operations a second of one core in a model of this width: heads of 64, SwiGLU of 8/3, 2,048 tokens in the table.
 pub fn rates(dim: usize, dtype: Dtype) -> Rates {
     let heads = dim / 64;
     let shape = ModelShape {
@@ -50,7 +50,7 @@ pub fn rates(dim: usize, dtype: Dtype) -> Rates {
         kv_heads: heads,
         head_dim: 64,
         ffn: (8 * dim / 3).next_multiple_of(32),
-        vocab: 8192,
+        vocab: 2048,
         tied: false,
         rope_theta: 1e4,
         norm_eps: 1e-5,

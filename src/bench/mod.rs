@@ -10,7 +10,7 @@ use crate::fabric::Control;
 use crate::model::Dtype;
 
 /// Widths of the models that are measured.
-const WIDTHS: [usize; 3] = [128, 256, 512];
+const WIDTHS: [usize; 3] = [64, 128, 256];
 
 /// Why there is no calibration.
 #[derive(Debug, thiserror::Error)]
