@@ -3,8 +3,8 @@
 
 // A shared array of `n` elements, the same for all threads of a block.
 #define SHARED(T, name, n) __shared__ T name[n]
-// The shared memory whose size the launch gives.
-#define SHARED_AT_LAUNCH(name) extern __shared__ __align__(128) unsigned char name[]
+// The shared memory whose size the launch gives, at a multiple of 1024 bytes.
+#define SHARED_AT_LAUNCH(name) extern __shared__ __align__(1024) unsigned char name[]
 // Tells the emulator of a kernel; the GPU's driver finds it by name.
 #define EXPORT(name)
 // Warps of a block take the same way; all lanes of a warp take part in every primitive that concerns a warp.
@@ -44,20 +44,22 @@ __device__ __forceinline__ uint2 load8(const void *p) { return *static_cast<cons
 __device__ __forceinline__ void store16(void *p, uint4 x) { *static_cast<uint4 *>(p) = x; }
 __device__ __forceinline__ void store8(void *p, uint2 x) { *static_cast<uint2 *>(p) = x; }
 
-__device__ __forceinline__ unsigned shared_address(const void *p) {
+// An address in shared memory as a number: half as long as a pointer.
+using SharedAddress = unsigned;
+__device__ __forceinline__ SharedAddress shared_address(const void *p) {
     return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
 
 // Starts copying 16 bytes from global to shared memory; zeros if not `valid`, and then `from` is not read.
-__device__ __forceinline__ void copy16_async(void *to, const void *from, bool valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+__device__ __forceinline__ void copy16_async(SharedAddress to, const void *from, bool valid) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                  "r"(valid ? 16 : 0)
                  : "memory");
 }
 
 // As copy16_async, 4 bytes.
-__device__ __forceinline__ void copy4_async(void *to, const void *from, bool valid) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from),
+__device__ __forceinline__ void copy4_async(SharedAddress to, const void *from, bool valid) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
                  "r"(valid ? 4 : 0)
                  : "memory");
 }
@@ -79,18 +81,18 @@ __device__ __forceinline__ unsigned lanes_where(bool x) { return __ballot_sync(A
 
 // Four 8x8 matrices of 16-bit numbers from shared memory: lane 8i + r gives the address of row r of matrix i (16 bytes,
 // aligned). Lane l gets of each matrix the numbers 2 (l % 4) and one more of row l / 4.
-__device__ __forceinline__ void load_matrices(unsigned (&x)[4], const void *row) {
+__device__ __forceinline__ void load_matrices(unsigned (&x)[4], SharedAddress row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
                  : "memory");
 }
 
 // As load_matrices, each matrix transposed.
-__device__ __forceinline__ void load_matrices_transposed(unsigned (&x)[4], const void *row) {
+__device__ __forceinline__ void load_matrices_transposed(unsigned (&x)[4], SharedAddress row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
                  : "memory");
 }
 

@@ -31,7 +31,6 @@ inline float fmaxf(float a, float b) { return std::fmax(a, b); }
 inline float fminf(float a, float b) { return std::fmin(a, b); }
 template <class T> inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> inline T max(T a, T b) { return a < b ? b : a; }
-inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
 namespace emu {
@@ -150,8 +149,15 @@ inline void store8(void *p, uint2 x) {
     *static_cast<uint2 *>(p) = x;
 }
 
-inline void copy16_async(void *to, const void *from, bool valid) { emu::copy_async(to, from, 16, valid); }
-inline void copy4_async(void *to, const void *from, bool valid) { emu::copy_async(to, from, 4, valid); }
+using SharedAddress = size_t;
+inline SharedAddress shared_address(const void *p) { return reinterpret_cast<SharedAddress>(p); }
+
+inline void copy16_async(SharedAddress to, const void *from, bool valid) {
+    emu::copy_async(reinterpret_cast<void *>(to), from, 16, valid);
+}
+inline void copy4_async(SharedAddress to, const void *from, bool valid) {
+    emu::copy_async(reinterpret_cast<void *>(to), from, 4, valid);
+}
 inline void copy_commit() { emu::copy_commit(); }
 template <int pending> inline void copy_wait() { emu::copy_wait(pending); }
 inline void __syncthreads() { emu::barrier(); }
@@ -172,6 +178,6 @@ inline unsigned lanes_where(bool x) {
 }
 
 // In warp.cpp.
-void load_matrices(unsigned (&x)[4], const void *row);
-void load_matrices_transposed(unsigned (&x)[4], const void *row);
+void load_matrices(unsigned (&x)[4], SharedAddress row);
+void load_matrices_transposed(unsigned (&x)[4], SharedAddress row);
 void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);

@@ -29,7 +29,8 @@ static void count_conflicts(const Operand *rows) {
     }
 }
 
-static const Operand *rows_of_all(const char *what, const void *row) {
+static const Operand *rows_of_all(const char *what, SharedAddress address) {
+    auto *row = reinterpret_cast<const void *>(address);
     require_shared(row, 16);
     require_aligned(row, 16);
     touch(row, 16, false);
@@ -42,13 +43,13 @@ static const Operand *rows_of_all(const char *what, const void *row) {
 
 using namespace emu;
 
-void load_matrices(unsigned (&x)[4], const void *row) {
+void load_matrices(unsigned (&x)[4], SharedAddress row) {
     const Operand *rows = rows_of_all("load_matrices", row);
     for (int i = 0; i < 4; i++)
         std::memcpy(&x[i], matrix_row(rows, i, lane() / 4) + 2 * (lane() % 4), 4);
 }
 
-void load_matrices_transposed(unsigned (&x)[4], const void *row) {
+void load_matrices_transposed(unsigned (&x)[4], SharedAddress row) {
     const Operand *rows = rows_of_all("load_matrices_transposed", row);
     for (int i = 0; i < 4; i++) {
         int first = 2 * (lane() % 4), column = lane() / 4;

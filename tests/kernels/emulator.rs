@@ -107,8 +107,9 @@ impl Emulator {
 
 impl Launcher for Emulator {
     fn launch(&self, launch: &Launch) {
-        if let Err(complaint) = self.run(launch) {
-            panic!("{complaint}\n{launch:?}");
+        match self.run(launch) {
+            Ok(report) => assert_eq!(report.conflicts, 0, "matrix loads that wait for each other: {launch:?}"),
+            Err(complaint) => panic!("{complaint}\n{launch:?}"),
         }
     }
 }

@@ -144,6 +144,8 @@ impl<L: Launcher> Gpu<L> {
 enum Way {
     /// Any type and head size up to 256.
     Simple,
+    /// bf16 on tensor cores, heads of 64 or 128.
+    Flash,
 }
 
 /// A kernel for attention: a block does `rows` queries or keys of a head.
@@ -154,12 +156,12 @@ struct Tile {
     shared: usize,
 }
 
-fn way(shape: &Attention, _qkv: View) -> Way {
-    assert!(shape.head_dim <= 256, "heads of {} elements; at most 256", shape.head_dim);
-    Way::Simple
-}
-
 impl Way {
+    fn of(shape: &Attention, dtype: Dtype) -> Self {
+        assert!(shape.head_dim <= 256, "heads of {} elements; at most 256", shape.head_dim);
+        if dtype == Dtype::Bf16 && [64, 128].contains(&shape.head_dim) { Way::Flash } else { Way::Simple }
+    }
+
     fn sizes(self, shape: &Attention) -> Vec<Arg> {
         let mut sizes = vec![shape.seq.into(), shape.heads.into(), shape.kv_heads.into()];
         if self == Way::Simple {
@@ -168,20 +170,39 @@ impl Way {
         sizes
     }
 
-    fn simple(kind: &str, qkv: View) -> Tile {
-        Tile { kernel: format!("attention_simple{kind}_{}", name(qkv.dtype())), rows: 4, block: 128, shared: 0 }
+    fn simple(kind: &str, dtype: Dtype) -> Tile {
+        Tile { kernel: format!("attention_simple{kind}_{}", name(dtype)), rows: 4, block: 128, shared: 0 }
     }
 
-    fn forward(self, _shape: &Attention, qkv: View) -> Tile {
-        Self::simple("", qkv)
+    /// Shared memory of the others: tiles of `kept` rows that stay, `passing` rows that pass by, in bf16, and as many
+    /// `numbers` in f32.
+    fn flash(kind: &str, hd: usize, block: u32, [kept, passing, numbers]: [usize; 3]) -> Tile {
+        let kernel = format!("attention_flash{kind}_{hd}");
+        Tile { kernel, rows: 128, block, shared: (kept + passing) * hd * 2 + numbers * 4 }
     }
 
-    fn keys(self, _shape: &Attention, qkv: View) -> Tile {
-        Self::simple("_key", qkv)
+    fn forward(self, shape: &Attention, dtype: Dtype) -> Tile {
+        match (self, shape.head_dim) {
+            (Way::Simple, _) => Self::simple("", dtype),
+            (Way::Flash, 64) => Self::flash("", 64, 128, [128, 4 * 64, 0]),
+            (Way::Flash, hd) => Self::flash("", hd, 128, [128, 4 * 32, 0]),
+        }
     }
 
-    fn queries(self, _shape: &Attention, qkv: View) -> Tile {
-        Self::simple("_query", qkv)
+    fn keys(self, shape: &Attention, dtype: Dtype) -> Tile {
+        match (self, shape.head_dim) {
+            (Way::Simple, _) => Self::simple("_key", dtype),
+            (Way::Flash, 64) => Self::flash("_key", 64, 128, [2 * 128, 4 * 32, 4 * 32]),
+            (Way::Flash, hd) => Self::flash("_key", hd, 256, [2 * 128, 4 * 64, 4 * 64]),
+        }
+    }
+
+    fn queries(self, shape: &Attention, dtype: Dtype) -> Tile {
+        match (self, shape.head_dim) {
+            (Way::Simple, _) => Self::simple("_query", dtype),
+            (Way::Flash, 64) => Self::flash("_query", 64, 128, [2 * 128, 4 * 32, 0]),
+            (Way::Flash, hd) => Self::flash("_query", hd, 128, [2 * 128, 4 * 32, 0]),
+        }
     }
 }
 
@@ -239,15 +260,15 @@ impl<L: Launcher> Device for Gpu<L> {
     }
 
     fn attention(&self, shape: &Attention, qkv: View, out: View, lse: View) {
-        let way = way(shape, qkv);
+        let way = Way::of(shape, qkv.dtype());
         let mut args = vec![qkv.into(), out.into(), lse.into()];
         args.extend(way.sizes(shape));
-        self.attention_launch(way.forward(shape, qkv), shape.seq, shape.heads, shape.micro, args);
+        self.attention_launch(way.forward(shape, qkv.dtype()), shape.seq, shape.heads, shape.micro, args);
     }
 
     fn attention_backward(&self, shape: &Attention, qkv: View, out: View, lse: View, dout: View, dqkv: View) {
         let delta = self.scratch.deltas.sub(0..lse.len());
-        let way = way(shape, qkv);
+        let way = Way::of(shape, qkv.dtype());
         let sizes = Way::Simple.sizes(shape);
         let mut args = vec![out.into(), dout.into(), delta.into()];
         args.extend(&sizes);
@@ -255,8 +276,8 @@ impl<L: Launcher> Device for Gpu<L> {
         self.attention_launch(deltas, shape.seq, shape.heads, shape.micro, args);
         let mut args = vec![qkv.into(), dout.into(), lse.into(), delta.into(), dqkv.into()];
         args.extend(way.sizes(shape));
-        self.attention_launch(way.keys(shape, qkv), shape.seq, shape.kv_heads, shape.micro, args.clone());
-        self.attention_launch(way.queries(shape, qkv), shape.seq, shape.heads, shape.micro, args);
+        self.attention_launch(way.keys(shape, qkv.dtype()), shape.seq, shape.kv_heads, shape.micro, args.clone());
+        self.attention_launch(way.queries(shape, qkv.dtype()), shape.seq, shape.heads, shape.micro, args);
     }
 
     fn swiglu(&self, gate_up: View, out: Matrix) {

@@ -5,7 +5,7 @@ extern "C" __global__ void racy_early_copy(const float *x, float *out) {
     SHARED(float, all, 64);
     float sum = 0;
     for (int tile = 0; tile < 2; tile++) {
-        copy4_async(&all[threadIdx.x], &x[threadIdx.x], true);
+        copy4_async(shared_address(&all[threadIdx.x]), &x[threadIdx.x], true);
         copy_commit();
         copy_wait<0>();
         __syncthreads();

@@ -3,7 +3,7 @@
 
 extern "C" __global__ void racy_missing_barrier_after_copy(const float *x, float *out) {
     SHARED(float, all, 64);
-    copy4_async(&all[threadIdx.x], &x[threadIdx.x], true);
+    copy4_async(shared_address(&all[threadIdx.x]), &x[threadIdx.x], true);
     copy_commit();
     copy_wait<0>();
     out[threadIdx.x] = all[63 - threadIdx.x];
