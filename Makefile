@@ -49,6 +49,8 @@ run: build ## Train a small LLaMA on 4 ranks as 2 nodes of 2; DATA=/any/text/fil
 # three times faster than a release and runs the tests fast enough; and overflow and debug assertions are checked.
 test: deps ## Run every test
 	@$(MAKE) --no-print-directory all-tests
+	@if scripts/nvcc.sh > /dev/null; then $(MAKE) --no-print-directory kernels; \
+	else echo "no nvcc here: the kernels were not compiled for GPUs"; fi
 
 .PHONY: all-tests
 all-tests:

@@ -8,3 +8,4 @@ mod emulator;
 mod gpu;
 mod ops;
 mod races;
+mod units;
