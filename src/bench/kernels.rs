@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::cluster::{DeviceRates, Rates};
-use crate::device::{AdamW, Attention, Cpu, Device, Memory};
+use crate::device::{AdamW, Attention, Cpu, Device, Memory, processor_seconds};
 use crate::model::{Dtype, ModelShape, Shards, Unit, footprint, unit_params};
 use crate::nn::{HeadOut, Network, Span};
 use crate::plan::{Batch, Segment, Slot};
@@ -14,22 +14,14 @@ const SEQ: usize = 256;
 /// Runs of each kernel; the median counts, after one that only warms up.
 const RUNS: usize = 3;
 
-/// Processor seconds of this process so far: with one thread, those of the kernels.
-fn processor() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a valid clock and a place for its time.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
-    time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
-}
-
 /// Median processor seconds of a run.
 fn median(mut run: impl FnMut()) -> f64 {
     run();
     let mut times: Vec<f64> = (0..RUNS)
         .map(|_| {
-            let start = processor();
+            let start = processor_seconds();
             run();
-            processor() - start
+            processor_seconds() - start
         })
         .collect();
     times.sort_by(f64::total_cmp);
@@ -133,13 +125,6 @@ pub fn op() -> f64 {
     let start = Instant::now();
     (0..many).for_each(|_| device.clear(memory.slot(0)));
     start.elapsed().as_secs_f64() / many as f64
-}
-
-/// Bytes of memory of this machine; 4 GB if it does not say.
-pub fn memory() -> f64 {
-    // SAFETY: both calls only return a number.
-    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-    if pages > 0 && size > 0 { pages as f64 * size as f64 } else { 4e9 }
 }
 
 /// A device of these numbers; its peak is the best rate seen.

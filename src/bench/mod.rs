@@ -6,11 +6,15 @@ mod links;
 use std::path::PathBuf;
 
 use crate::cluster::{Description, Duplex, InterLink, IntraLink, Links, Node, Overhead};
-use crate::fabric::Control;
+use crate::device::memory_bytes;
+use crate::fabric::{Control, NAP};
 use crate::model::Dtype;
 
 /// Widths of the models that are measured.
 const WIDTHS: [usize; 3] = [64, 128, 256];
+
+/// Bytes of a machine that does not say.
+const UNKNOWN_MEMORY: f64 = 4e9;
 
 /// Why there is no calibration.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +51,31 @@ pub fn calibrate(control: &dyn Control, groups: &[usize]) -> Option<Description>
             // There is one node: never used, but a description has to say something.
             inter: InterLink { latency, rate, duplex: Duplex::Full, nics: 1 },
         };
-        let memory = kernels::memory() / ranks as f64;
+        let memory = memory_bytes().unwrap_or(UNKNOWN_MEMORY) / ranks as f64;
         let device = kernels::device(memory, memory_rate, rates);
-        let overhead = Overhead { op, message: 0.0, copy };
+        // The engine looks at messages every nap: that is how much later it finds one that has come.
+        let overhead = Overhead { op, message: NAP.as_secs_f64(), copy };
         Description::new("calibrated", nodes, device, links, overhead)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fabric::local;
+
+    /// What is measured on two ranks is a description that can be read again, of two ranks in their groups, with rates
+    /// of both types at every width.
+    #[test]
+    fn a_calibration_is_a_description() {
+        let found = local::run(2, local::LocalOptions::default(), |_, world| calibrate(world, &[1, 1]));
+        assert!(found[1].is_none(), "only rank 0 gets it");
+        let description = found[0].as_ref().expect("rank 0 gets it");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("here.toml");
+        std::fs::write(&file, description.to_toml()).unwrap();
+        assert_eq!(Description::read(&file).unwrap(), *description);
+        assert_eq!(description.groups().sizes(), [1, 1]);
+        assert_eq!(description.device().rates.len(), 2 * WIDTHS.len());
+    }
 }

@@ -1,12 +1,14 @@
 //! Where arithmetic happens: memory, views of it, and the operations that the model is made of.
 
 pub mod cpu;
+mod host;
 mod matrix;
 mod memory;
 mod ops;
 mod view;
 
 pub use cpu::{Bf16Products, Cpu};
+pub use host::{memory_bytes, processor_seconds};
 pub use matrix::Matrix;
 pub use memory::Memory;
 pub use ops::{AdamW, AdamWStep, Attention, Device};

@@ -9,7 +9,7 @@ use crate::plan::systems::Schedule;
 use crate::plan::{Action, CommId, Lane, OpId, Payload, RankPlan, Span, Timeline};
 
 use super::flows::{End, FlowId, Flows, Use};
-use super::route::{Part, Play, Routes, Stage};
+use super::route::{Part, Play, Routes, Stages};
 use super::usage::Meter;
 use super::{Prices, Stuck};
 
@@ -71,7 +71,7 @@ struct LaneState {
     open: usize,
     /// The running collective, if it is played message by message: all members' messages, which member this is, and the
     /// next stage.
-    stages: Option<(Rc<[Vec<Stage>]>, usize, usize)>,
+    stages: Option<(Stages, usize, usize)>,
 }
 
 struct RankState<'a> {

@@ -37,13 +37,16 @@ pub struct Stage {
     pub recvs: Vec<Part>,
 }
 
+/// Of every member of a set, in its order: the messages of a collective.
+pub type Stages = Rc<[Vec<Stage>]>;
+
 /// How a collective is played.
 #[derive(Clone, Debug)]
 pub enum Play {
     /// One flow that starts when all members are there and over which all of them end.
     Whole(Move),
-    /// Of every member (in the order of the set): its messages.
-    Stages(Rc<[Vec<Stage>]>),
+    /// Message by message.
+    Stages(Stages),
 }
 
 /// A collective, as far as its price depends on it.

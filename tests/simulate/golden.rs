@@ -122,10 +122,10 @@ fn transfers_of_the_papers_table() {
         let expected: Vec<_> = (0..6).rev().map(|s| (2 * group + s / 3, s)).collect();
         assert_eq!(*sums, expected, "group {group}");
     }
-    for rank in 0..6 {
+    for (rank, back) in back.iter().enumerate() {
         let (group, local) = (rank / 2, rank % 2);
         let owned_by_others = (0..6).rev().filter(|s| s / 3 == local && s % 3 != group);
         let expected: Vec<_> = owned_by_others.map(|s| ((s % 3) * 2 + s / 3, s)).collect();
-        assert_eq!(back[rank], expected, "rank {rank}");
+        assert_eq!(*back, expected, "rank {rank}");
     }
 }
