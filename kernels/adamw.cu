@@ -92,7 +92,7 @@ __device__ __forceinline__ void step_elements(const double *step, const double *
         step_elements<T, true>(step, stats, beta1, beta2, eps, weight_decay, gradient, master, moment1, moment2, home, \
                                n);                                                                                     \
     }                                                                                                                  \
-    EXPORT(adamw_home_##name)
+    EXPORT(adamw_home_##name, THREADS)
 FOR_TYPES(ADAMW)
 
 // As above, without a home copy.
@@ -102,4 +102,4 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     step_elements<float, false>(step, stats, beta1, beta2, eps, weight_decay, gradient, master, moment1, moment2,
                                 nullptr, n);
 }
-EXPORT(adamw)
+EXPORT(adamw, THREADS)

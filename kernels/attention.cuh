@@ -1,7 +1,7 @@
 // What the tensor-core attention kernels share: tiles in shared memory and products of them.
 //
-// A tile is ROWS rows of HD bf16 (HD 64 or 128). Its 16-byte chunks are permuted within each row so that eight rows' chunks
-// of one column, which is what a matrix load reads, lie in different banks.
+// A tile is ROWS rows of HD bf16 (HD 64 or 128). Its 16-byte chunks are permuted within each row so that eight rows'
+// chunks of one column, which is what a matrix load reads, lie in different banks.
 #pragma once
 
 #include "common.cuh"
@@ -49,8 +49,9 @@ __device__ __forceinline__ void load_numbers(SharedAddress to, const float *from
         copy4_async(to + 4 * row, from + first + row, first + row < rows);
 }
 
-// A warp reads 16 x 16 numbers of a tile at a time, always in one of two patterns of addresses. A lane's address for the
-// tile's first 16 rows and columns; `at` leads to other ones. An exclusive or walks along a row because of the permutation.
+// A warp reads 16 x 16 numbers of a tile at a time, always in one of two patterns of addresses. A lane's address for
+// the tile's first 16 rows and columns; `at` leads to other ones. An exclusive or walks along a row because of the
+// permutation.
 //
 // As a left factor, or as a right factor whose columns are the tile's columns.
 template <int HD> __device__ __forceinline__ SharedAddress along_rows(SharedAddress tile) {
@@ -99,8 +100,8 @@ __device__ __forceinline__ void row_products(float (&c)[MT][N / 8][4], SharedAdd
     }
 }
 
-// sum[m] += p[m] times rows 0..K of `right`, where p are MT x 16 times K numbers that a product left in registers: they lie
-// there as a left factor wants them, but for rounding.
+// sum[m] += p[m] times rows 0..K of `right`, where p are MT x 16 times K numbers that a product left in registers:
+// they lie there as a left factor wants them, but for rounding.
 template <int HD, int MT, int K>
 __device__ __forceinline__ void add_weighted(float (&sum)[MT][HD / 8][4], const float (&p)[MT][K / 8][4],
                                              SharedAddress right) {
@@ -132,8 +133,8 @@ __device__ __forceinline__ void add_weighted(float (&sum)[MT][HD / 8][4], const 
 __device__ __forceinline__ int row_of(int m, int i) { return 16 * m + i / 2 * 8 + threadIdx.x % WARP / 4; }
 __device__ __forceinline__ int column_of(int n, int i) { return 8 * n + threadIdx.x % 4 * 2 + i % 2; }
 
-// Writes MT x 16 rows, those of half i times factor[m][i], to rows first.. of a tensor that has `rows`. On the way they lie
-// in rows row.. of a tile that this warp alone uses and no longer needs.
+// Writes MT x 16 rows, those of half i times factor[m][i], to rows first.. of a tensor that has `rows`. On the way
+// they lie in rows row.. of a tile that this warp alone uses and no longer needs.
 template <int HD, int MT>
 __device__ __forceinline__ void write_rows(const float (&x)[MT][HD / 8][4], const float (&factor)[MT][2],
                                            unsigned char *tile, int row, bf16 *to, long long stride, int first,

@@ -1,6 +1,6 @@
-// Causal attention on tensor cores (bf16, heads of 64 or 128), backward, in two kernels without atomics: one has the keys
-// and values and lets queries pass by, the other the reverse. Scores are taken anew in both, which costs 7 products where 5
-// would do, and makes every sum one thread's, in one order.
+// Causal attention on tensor cores (bf16, heads of 64 or 128), backward, in two kernels without atomics: one has the
+// keys and values and lets queries pass by, the other the reverse. Scores are taken anew in both, which costs 7
+// products where 5 would do, and makes every sum one thread's, in one order.
 //
 // With p = exp(scores - lse), delta = out . dout and ds = p (dout . values - delta):
 //   dvalues = p^t dout,  dkeys = scale ds^t queries,  dqueries = scale ds keys.
@@ -29,8 +29,8 @@ template <int MT, int N> __device__ __forceinline__ void clear_sum(float (&sum)[
                 sum[m][n][i] = 0;
 }
 
-// Gradients of keys and values: a block keeps those of KEPT tokens and one key/value head. Products have keys as rows and
-// queries as columns, so that p^t and ds^t lie in registers as left factors.
+// Gradients of keys and values: a block keeps those of KEPT tokens and one key/value head. Products have keys as rows
+// and queries as columns, so that p^t and ds^t lie in registers as left factors.
 template <int HD>
 __device__ __forceinline__ void key_gradient(const bf16 *qkv, const bf16 *dout, const float *lse, const float *delta,
                                              bf16 *dqkv, AttentionShape shape) {
@@ -192,7 +192,8 @@ __device__ __forceinline__ void query_gradient(const bf16 *qkv, const bf16 *dout
     write_rows<HD, MT>(sum, scales, memory, mine, dqkv + token * row + head * HD, row, first_mine, seq);
 }
 
-// qkv, dqkv [tokens, row], dout[tokens, heads * HD], lse, delta [micro, heads, seq]; all but these two aligned to 16 bytes.
+// qkv, dqkv [tokens, row], dout[tokens, heads * HD], lse, delta [micro, heads, seq]; all but these two aligned to 16
+// bytes.
 // attention_flash_key: grid ceil(seq / 128), kv_heads, micro; shared memory 49664 bytes at 64, 132096 at 128.
 // attention_flash_query: grid ceil(seq / 128), heads, micro; shared memory 49152 bytes at 64, 98304 at 128.
 #define BACKWARD(HD)                                                                                                   \
@@ -201,12 +202,12 @@ __device__ __forceinline__ void query_gradient(const bf16 *qkv, const bf16 *dout
         int kv_heads) {                                                                                                \
         key_gradient<HD>(qkv, dout, lse, delta, dqkv, AttentionShape{seq, heads, kv_heads});                           \
     }                                                                                                                  \
-    EXPORT(attention_flash_key_##HD)                                                                                   \
+    EXPORT(attention_flash_key_##HD, KeySizes<HD>::THREADS)                                                            \
     extern "C" __global__ void __launch_bounds__(QuerySizes<HD>::THREADS) attention_flash_query_##HD(                  \
         const bf16 *qkv, const bf16 *dout, const float *lse, const float *delta, bf16 *dqkv, int seq, int heads,       \
         int kv_heads) {                                                                                                \
         query_gradient<HD>(qkv, dout, lse, delta, dqkv, AttentionShape{seq, heads, kv_heads});                         \
     }                                                                                                                  \
-    EXPORT(attention_flash_query_##HD)
+    EXPORT(attention_flash_query_##HD, QuerySizes<HD>::THREADS)
 BACKWARD(64)
 BACKWARD(128)

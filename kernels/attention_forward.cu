@@ -1,8 +1,8 @@
 // Causal attention on tensor cores (bf16, heads of 64 or 128), forward.
 //
-// After FlashAttention-2 (Dao 2023): a block keeps 128 queries of a head and lets tiles of keys and values pass by; each
-// of its 4 warps has 32 queries, with their running maximum and sum, and nothing is shared between warps but the tiles.
-// While one tile is worked on the next arrives.
+// After FlashAttention-2 (Dao 2023): a block keeps 128 queries of a head and lets tiles of keys and values pass by;
+// each of its 4 warps has 32 queries, with their running maximum and sum, and nothing is shared between warps but the
+// tiles. While one tile is worked on the next arrives.
 #include "attention.cuh"
 
 constexpr int WARPS = 4;
@@ -138,6 +138,6 @@ __device__ __forceinline__ void forward(const bf16 *qkv, bf16 *out, float *lse, 
         const bf16 *qkv, bf16 *out, float *lse, int seq, int heads, int kv_heads) {                                    \
         forward<HD>(qkv, out, lse, AttentionShape{seq, heads, kv_heads});                                              \
     }                                                                                                                  \
-    EXPORT(attention_flash_##HD)
+    EXPORT(attention_flash_##HD, THREADS)
 FORWARD(64)
 FORWARD(128)

@@ -41,7 +41,8 @@ template <class T> __device__ __forceinline__ void add_row(float (&sum)[COLUMNS]
             sum[c] += factor * to_float(row[lane + c * WARP]);
 }
 
-template <class T> __device__ __forceinline__ void write_row(const float (&sum)[COLUMNS], float factor, T *row, int hd) {
+template <class T>
+__device__ __forceinline__ void write_row(const float (&sum)[COLUMNS], float factor, T *row, int hd) {
     int lane = threadIdx.x % WARP;
     for (int c = 0; c < COLUMNS; c++)
         if (lane + c * WARP < hd)
@@ -172,22 +173,22 @@ __device__ __forceinline__ void key_gradient(const T *qkv, const T *dout, const 
         attention_simple_##name(const T *qkv, T *out, float *lse, int seq, int heads, int kv_heads, int hd) {          \
         forward(qkv, out, lse, Shape{seq, heads, kv_heads, hd});                                                       \
     }                                                                                                                  \
-    EXPORT(attention_simple_##name)                                                                                    \
+    EXPORT(attention_simple_##name, THREADS)                                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         attention_delta_##name(const T *out, const T *dout, float *delta, int seq, int heads, int kv_heads, int hd) {  \
         deltas(out, dout, delta, Shape{seq, heads, kv_heads, hd});                                                     \
     }                                                                                                                  \
-    EXPORT(attention_delta_##name)                                                                                     \
+    EXPORT(attention_delta_##name, THREADS)                                                                            \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         attention_simple_query_##name(const T *qkv, const T *dout, const float *lse, const float *delta, T *dqkv,      \
                                       int seq, int heads, int kv_heads, int hd) {                                      \
         query_gradient(qkv, dout, lse, delta, dqkv, Shape{seq, heads, kv_heads, hd});                                  \
     }                                                                                                                  \
-    EXPORT(attention_simple_query_##name)                                                                              \
+    EXPORT(attention_simple_query_##name, THREADS)                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         attention_simple_key_##name(const T *qkv, const T *dout, const float *lse, const float *delta, T *dqkv,        \
                                     int seq, int heads, int kv_heads, int hd) {                                        \
         key_gradient(qkv, dout, lse, delta, dqkv, Shape{seq, heads, kv_heads, hd});                                    \
     }                                                                                                                  \
-    EXPORT(attention_simple_key_##name)
+    EXPORT(attention_simple_key_##name, THREADS)
 FOR_TYPES(ATTENTION)

@@ -35,8 +35,8 @@ template <class T> __device__ __forceinline__ bool wide(const T *p, long long wi
     return aligned16(p) && width % VECTOR<T> == 0;
 }
 
-// Reads V neighbours as f32, with loads as wide as they allow; p is aligned to them. V times the size of T is 2, 4, 8, 16
-// or a multiple of 16 bytes.
+// Reads V neighbours as f32, with loads as wide as they allow; p is aligned to them. V times the size of T is 2, 4, 8,
+// 16 or a multiple of 16 bytes.
 template <int V> __device__ __forceinline__ void load(const float *p, float (&x)[V]) {
     if constexpr (V % 4 == 0) {
         for (int i = 0; i < V; i += 4) {

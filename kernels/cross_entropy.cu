@@ -91,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     else
         row_loss<1>(row, vocab, targets[blockIdx.x], nll + blockIdx.x);
 }
-EXPORT(cross_entropy)
+EXPORT(cross_entropy, THREADS)
 
 // As above; each row of logits becomes the gradient of scale * nll, in T at the start of the row's own memory.
 #define CROSS_ENTROPY(name, T)                                                                                         \
@@ -108,7 +108,7 @@ EXPORT(cross_entropy)
             row_gradient<1>(row, gradient, vocab, target, s, scale);                                                   \
         }                                                                                                              \
     }                                                                                                                  \
-    EXPORT(cross_entropy_gradient_##name)
+    EXPORT(cross_entropy_gradient_##name, THREADS)
 FOR_TYPES(CROSS_ENTROPY)
 
 // loss[0] += scale * the sum of nll[rows], in f64; one block.
@@ -121,4 +121,4 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0)
         loss[0] += scale * sum;
 }
-EXPORT(cross_entropy_sum)
+EXPORT(cross_entropy_sum, THREADS)

@@ -72,10 +72,10 @@ __device__ __forceinline__ void scatter(const T *dout, const int *tokens, float 
         embed_##name(const T *table, const int *tokens, T *out, int dim) {                                             \
         gather(table, tokens, out, dim);                                                                               \
     }                                                                                                                  \
-    EXPORT(embed_##name)                                                                                               \
+    EXPORT(embed_##name, THREADS)                                                                                      \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         embed_backward_##name(const T *dout, const int *tokens, float *dtable, int count, int dim) {                   \
         scatter(dout, tokens, dtable, count, dim);                                                                     \
     }                                                                                                                  \
-    EXPORT(embed_backward_##name)
+    EXPORT(embed_backward_##name, THREADS)
 FOR_TYPES(EMBED)

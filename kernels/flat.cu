@@ -40,12 +40,12 @@ template <bool ADD, class S, class D> __device__ __forceinline__ void transfer(c
     extern "C" __global__ void __launch_bounds__(THREADS) cast_##from##_##to(const S *src, D *dst, long long n) {      \
         transfer<false>(src, dst, n);                                                                                  \
     }                                                                                                                  \
-    EXPORT(cast_##from##_##to)                                                                                         \
+    EXPORT(cast_##from##_##to, THREADS)                                                                                \
     extern "C" __global__ void __launch_bounds__(THREADS) accumulate_##from##_##to(const S *src, D *dst,               \
                                                                                    long long n) {                      \
         transfer<true>(src, dst, n);                                                                                   \
     }                                                                                                                  \
-    EXPORT(accumulate_##from##_##to)
+    EXPORT(accumulate_##from##_##to, THREADS)
 
 TRANSFER(f32, float, f32, float)
 TRANSFER(f32, float, bf16, bf16)
@@ -62,4 +62,4 @@ extern "C" __global__ void __launch_bounds__(THREADS) clear(unsigned char *dst, 
     for (long long i = first; i < first + 16 && i < bytes; i++)
         dst[i] = 0;
 }
-EXPORT(clear)
+EXPORT(clear, THREADS)

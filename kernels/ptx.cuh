@@ -5,8 +5,8 @@
 #define SHARED(T, name, n) __shared__ T name[n]
 // The shared memory whose size the launch gives, at a multiple of 1024 bytes.
 #define SHARED_AT_LAUNCH(name) extern __shared__ __align__(1024) unsigned char name[]
-// Tells the emulator of a kernel; the GPU's driver finds it by name.
-#define EXPORT(name)
+// Tells the emulator of a kernel, and of the threads of its blocks; the GPU's driver finds it by name.
+#define EXPORT(name, threads)
 // Warps of a block take the same way; all lanes of a warp take part in every primitive that concerns a warp.
 #define ALL_LANES 0xffffffffu
 
@@ -75,7 +75,9 @@ template <int pending> __device__ __forceinline__ void copy_wait() {
 
 // ---- a warp together ----
 
-template <class T> __device__ __forceinline__ T shuffle_xor(T x, int mask) { return __shfl_xor_sync(ALL_LANES, x, mask); }
+template <class T> __device__ __forceinline__ T shuffle_xor(T x, int mask) {
+    return __shfl_xor_sync(ALL_LANES, x, mask);
+}
 template <class T> __device__ __forceinline__ T shuffle(T x, int lane) { return __shfl_sync(ALL_LANES, x, lane); }
 __device__ __forceinline__ unsigned lanes_where(bool x) { return __ballot_sync(ALL_LANES, x); }
 
@@ -96,8 +98,8 @@ __device__ __forceinline__ void load_matrices_transposed(unsigned (&x)[4], Share
                  : "memory");
 }
 
-// c += a b on tensor cores: a is 16 x 16 (row, k), b is 16 x 8 (k, column), both bf16; c is 16 x 8 in f32. With g = lane / 4
-// and t = 2 (lane % 4), a lane holds
+// c += a b on tensor cores: a is 16 x 16 (row, k), b is 16 x 8 (k, column), both bf16; c is 16 x 8 in f32. With
+// g = lane / 4 and t = 2 (lane % 4), a lane holds
 //   a[0] = (g, t..t+1)  a[1] = (g + 8, t..t+1)  a[2] = (g, t+8..t+9)  a[3] = (g + 8, t+8..t+9)
 //   b0 = (t..t+1, g)    b1 = (t+8..t+9, g)
 //   c[0], c[1] = (g, t), (g, t + 1)             c[2], c[3] = (g + 8, t), (g + 8, t + 1)

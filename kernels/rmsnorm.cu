@@ -127,7 +127,7 @@ __device__ __forceinline__ void weight_parts(const T *dout, const T *x, const fl
         else                                                                                                           \
             forward<1, false>(x + at, (T *)(nullptr), weight, out + at, inverse_rms + row, dim, eps);                  \
     }                                                                                                                  \
-    EXPORT(rmsnorm_##name)                                                                                             \
+    EXPORT(rmsnorm_##name, THREADS)                                                                                    \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         rmsnorm_add_##name(const T *x, T *sum, const T *weight, T *out, float *inverse_rms, int rows, int dim,         \
                            float eps) {                                                                                \
@@ -139,7 +139,7 @@ __device__ __forceinline__ void weight_parts(const T *dout, const T *x, const fl
         else                                                                                                           \
             forward<1, true>(x + at, sum + at, weight, out + at, inverse_rms + row, dim, eps);                         \
     }                                                                                                                  \
-    EXPORT(rmsnorm_add_##name)                                                                                         \
+    EXPORT(rmsnorm_add_##name, THREADS)                                                                                \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         rmsnorm_backward_##name(const T *dout, const T *x, const T *weight, const float *inverse_rms, T *dx, int rows, \
                                 int dim, int add) {                                                                    \
@@ -151,7 +151,7 @@ __device__ __forceinline__ void weight_parts(const T *dout, const T *x, const fl
         else                                                                                                           \
             backward<1>(dout + at, x + at, weight, inverse_rms[row], dx + at, add != 0, dim);                          \
     }                                                                                                                  \
-    EXPORT(rmsnorm_backward_##name)                                                                                    \
+    EXPORT(rmsnorm_backward_##name, THREADS)                                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         rmsnorm_weight_parts_##name(const T *dout, const T *x, const float *inverse_rms, float *parts, int rows,       \
                                     int dim, int part_rows) {                                                          \
@@ -160,7 +160,7 @@ __device__ __forceinline__ void weight_parts(const T *dout, const T *x, const fl
         else                                                                                                           \
             weight_parts<1>(dout, x, inverse_rms, parts, rows, dim, part_rows);                                        \
     }                                                                                                                  \
-    EXPORT(rmsnorm_weight_parts_##name)
+    EXPORT(rmsnorm_weight_parts_##name, THREADS)
 FOR_TYPES(RMSNORM)
 
 // dweight[dim] (+)= the sum of parts[count, dim], in their order. grid ceil(dim / 256).
@@ -174,4 +174,4 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         sum += parts[(long long)(i) * dim + column];
     dweight[column] = sum;
 }
-EXPORT(rmsnorm_weight_sum)
+EXPORT(rmsnorm_weight_sum, THREADS)

@@ -38,5 +38,5 @@ __device__ __forceinline__ void rotate(T *head, const float *angles, int half, i
                 rotate<1>(token + i / half * head_dim, angles, half, i % half, sign);                                  \
         }                                                                                                              \
     }                                                                                                                  \
-    EXPORT(rope_##name)
+    EXPORT(rope_##name, THREADS)
 FOR_TYPES(ROPE)

@@ -22,7 +22,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) squares_parts(const float 
     if (threadIdx.x == 0)
         parts[blockIdx.x] = sum;
 }
-EXPORT(squares_parts)
+EXPORT(squares_parts, THREADS)
 
 // sum[0] += the sum of parts[count]; one block.
 extern "C" __global__ void __launch_bounds__(THREADS) squares_sum(const double *parts, double *sum, int count) {
@@ -33,4 +33,4 @@ extern "C" __global__ void __launch_bounds__(THREADS) squares_sum(const double *
     if (threadIdx.x == 0)
         sum[0] += mine;
 }
-EXPORT(squares_sum)
+EXPORT(squares_sum, THREADS)

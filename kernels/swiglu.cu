@@ -36,8 +36,8 @@ __device__ __forceinline__ void backward(const T *gate, const T *up, T *act, T *
 // The first column of this thread's run of V, columns of a row running along the grid's second side.
 template <int V> __device__ __forceinline__ int my_column() { return (blockIdx.y * THREADS + threadIdx.x) * V; }
 
-// gate_up[rows, 2 width], out[rows, width] with rows `stride` apart. grid: rows, ceil(width / 256 / (wide ? VECTOR : 1));
-// both take the wide way if width, stride and addresses are multiples of 16 bytes.
+// gate_up[rows, 2 width], out[rows, width] with rows `stride` apart. grid: rows, ceil(width / 256 / (wide ? VECTOR :
+// 1)); both take the wide way if width, stride and addresses are multiples of 16 bytes.
 #define SWIGLU(name, T)                                                                                                \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         swiglu_##name(const T *gate_up, T *out, int width, int stride) {                                               \
@@ -53,7 +53,7 @@ template <int V> __device__ __forceinline__ int my_column() { return (blockIdx.y
                 forward<1>(gate + i, gate + width + i, to + i);                                                        \
         }                                                                                                              \
     }                                                                                                                  \
-    EXPORT(swiglu_##name)                                                                                              \
+    EXPORT(swiglu_##name, THREADS)                                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         swiglu_backward_##name(const T *gate_up, T *act, T *d_gate_up, int width) {                                    \
         const T *gate = gate_up + 2ll * width * blockIdx.x;                                                            \
@@ -68,5 +68,5 @@ template <int V> __device__ __forceinline__ int my_column() { return (blockIdx.y
                 backward<1>(gate + i, gate + width + i, mine + i, d_gate + i, d_gate + width + i);                     \
         }                                                                                                              \
     }                                                                                                                  \
-    EXPORT(swiglu_backward_##name)
+    EXPORT(swiglu_backward_##name, THREADS)
 FOR_TYPES(SWIGLU)

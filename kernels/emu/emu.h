@@ -74,7 +74,7 @@ inline int lane() { return int(thread_index.x % 32); }
 
 using Call = void (*)(void (*)(), void **);
 struct Registered {
-    Registered(const char *name, void (*kernel)(), Call call);
+    Registered(const char *name, unsigned threads, void (*kernel)(), Call call);
 };
 
 template <class... A, size_t... I>
@@ -99,8 +99,8 @@ template <class... A> Call caller(void (*)(A...)) {
 #define SHARED(T, name, n)                                                                                             \
     T(&name)[n] = *static_cast<T(*)[n]>(emu::shared_array(__FILE__ ":" EMU_TEXT(__LINE__) #T #n, sizeof(T[n])))
 #define SHARED_AT_LAUNCH(name) unsigned char *name = static_cast<unsigned char *>(emu::shared_at_launch())
-#define EXPORT(name)                                                                                                   \
-    static emu::Registered registered_##name(#name, reinterpret_cast<void (*)()>(name), emu::caller(name));
+#define EXPORT(name, threads)                                                                                          \
+    static emu::Registered registered_##name(#name, threads, reinterpret_cast<void (*)()>(name), emu::caller(name));
 
 // ---- numbers ----
 

@@ -26,7 +26,7 @@ bool active;
 
 // ---- switching stacks ----
 
-#ifdef __x86_64__
+#if defined(__x86_64__) && !defined(EMU_UCONTEXT)
 // Saves what a call must preserve, and continues where another stack did so.
 extern "C" void emu_switch(void **save, void *to);
 asm(R"(
@@ -123,6 +123,7 @@ static char message[1024];
 static const EmuLaunch *current;
 
 struct Kernel {
+    unsigned threads;
     void (*function)();
     Call call;
 };
@@ -134,7 +135,9 @@ static std::map<std::string, Kernel> &kernels() {
 
 static const Kernel *kernel;
 
-Registered::Registered(const char *name, void (*function)(), Call call) { kernels()[name] = Kernel{function, call}; }
+Registered::Registered(const char *name, unsigned threads, void (*function)(), Call call) {
+    kernels()[name] = Kernel{threads, function, call};
+}
 
 static uint64_t random_below(uint64_t bound) {
     random_state ^= random_state << 13;
@@ -368,6 +371,8 @@ const char *emu_launch(const EmuLaunch *launch, EmuReport *report) {
         return refuse("no such kernel", launch);
     if (launch->block == 0 || launch->block % 32 != 0 || launch->block > MOST_THREADS)
         return refuse("a block has whole warps, up to 1024 threads", launch);
+    if (launch->block != found->second.threads)
+        return refuse("launched with another number of threads than it was written for", launch);
     if (launch->shared > MOST_SHARED)
         return refuse("more shared memory than there is", launch);
     if (launch->grid[1] > 65535 || launch->grid[2] > 65535)

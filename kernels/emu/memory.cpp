@@ -132,8 +132,8 @@ static void check(Shadow &s, bool write, const char *space, size_t at) {
     if (s.readers == Shadow::MANY && s.read_epoch == epoch)
         ordered = false;
     if (!ordered || s.read_by_other_block)
-        fail("race at byte %zu of %s memory: thread %u writes what %s reads, with no barrier between", at, space, running,
-             s.read_by_other_block ? "another block" : other(s.read_epoch, s.reader, text));
+        fail("race at byte %zu of %s memory: thread %u writes what %s reads, with no barrier between", at, space,
+             running, s.read_by_other_block ? "another block" : other(s.read_epoch, s.reader, text));
     s.writer = uint16_t(running);
     s.write_epoch = epoch;
     s.write_warp_epoch = warp_epoch;

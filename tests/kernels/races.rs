@@ -1,7 +1,7 @@
 //! The emulator finds what a GPU would only sometimes show.
 
 use crate::emulator::Emulator;
-use crate::gpu::Launch;
+use crate::gpu::{Arg, Launch};
 use crate::support::{Buffer, Random};
 
 /// What a reader finds who comes too early or just in time.
@@ -44,5 +44,31 @@ fn defects_are_found() {
             let complaint = Emulator { seed }.run(&launch).expect_err(name);
             assert!(words.iter().any(|words| complaint.contains(words)), "{name}: {complaint}");
         }
+    }
+}
+
+/// A launch that does not fit its kernel is refused.
+#[test]
+fn wrong_launches_are_refused() {
+    let out = Buffer::f32(&[1.0; 64]);
+    let good = Launch {
+        kernel: "clear".into(),
+        grid: [1, 1, 1],
+        block: 256,
+        shared: 0,
+        args: vec![out.view().into(), Arg::I64(256)],
+    };
+    let emulator = Emulator { seed: 1 };
+    emulator.run(&good).unwrap();
+    let mistakes = [
+        (Launch { kernel: "clean".into(), ..good.clone() }, "no such kernel"),
+        (Launch { block: 128, ..good.clone() }, "another number of threads"),
+        (Launch { shared: 1 << 20, ..good.clone() }, "more shared memory"),
+        (Launch { grid: [1, 65536, 1], ..good.clone() }, "at most 65535"),
+        (Launch { grid: [2, 1, 1], args: vec![out.view().into(), Arg::I64(4100)], ..good }, "beyond the end"),
+    ];
+    for (launch, words) in mistakes {
+        let complaint = emulator.run(&launch).expect_err(words);
+        assert!(complaint.contains(words), "{complaint}");
     }
 }

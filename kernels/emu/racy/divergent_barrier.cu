@@ -8,4 +8,4 @@ extern "C" __global__ void racy_divergent_barrier(const float *x, float *out) {
         __syncthreads();
     out[threadIdx.x] = x[threadIdx.x];
 }
-EXPORT(racy_divergent_barrier)
+EXPORT(racy_divergent_barrier, 64)

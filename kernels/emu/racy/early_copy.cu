@@ -13,4 +13,4 @@ extern "C" __global__ void racy_early_copy(const float *x, float *out) {
     }
     out[threadIdx.x] = sum;
 }
-EXPORT(racy_early_copy)
+EXPORT(racy_early_copy, 64)

@@ -5,4 +5,4 @@ extern "C" __global__ void racy_in_place(float *x) {
     bf16 *narrow = reinterpret_cast<bf16 *>(x);
     narrow[threadIdx.x] = round_to<bf16>(x[threadIdx.x]);
 }
-EXPORT(racy_in_place)
+EXPORT(racy_in_place, 64)

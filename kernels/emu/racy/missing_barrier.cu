@@ -6,4 +6,4 @@ extern "C" __global__ void racy_missing_barrier(const float *x, float *out) {
     all[threadIdx.x] = x[threadIdx.x];
     out[threadIdx.x] = all[63 - threadIdx.x];
 }
-EXPORT(racy_missing_barrier)
+EXPORT(racy_missing_barrier, 64)

@@ -8,4 +8,4 @@ extern "C" __global__ void racy_missing_barrier_after_copy(const float *x, float
     copy_wait<0>();
     out[threadIdx.x] = all[63 - threadIdx.x];
 }
-EXPORT(racy_missing_barrier_after_copy)
+EXPORT(racy_missing_barrier_after_copy, 64)

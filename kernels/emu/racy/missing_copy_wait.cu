@@ -8,4 +8,4 @@ extern "C" __global__ void racy_missing_copy_wait(const float *x, float *out) {
     __syncthreads();
     out[threadIdx.x] = all[threadIdx.x];
 }
-EXPORT(racy_missing_copy_wait)
+EXPORT(racy_missing_copy_wait, 64)

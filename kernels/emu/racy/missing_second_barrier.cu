@@ -11,4 +11,4 @@ extern "C" __global__ void racy_missing_second_barrier(const float *x, float *ou
     }
     out[threadIdx.x] = sum;
 }
-EXPORT(racy_missing_second_barrier)
+EXPORT(racy_missing_second_barrier, 64)

@@ -7,4 +7,4 @@ extern "C" __global__ void racy_missing_syncwarp(const float *x, float *out) {
     float sum = warp_sum(x[threadIdx.x]);
     out[threadIdx.x] = sum + all[threadIdx.x ^ 1];
 }
-EXPORT(racy_missing_syncwarp)
+EXPORT(racy_missing_syncwarp, 64)

@@ -7,4 +7,4 @@ extern "C" __global__ void racy_shared_too_small(const float *x, float *out) {
     all[threadIdx.x] = x[threadIdx.x];
     out[threadIdx.x] = all[threadIdx.x];
 }
-EXPORT(racy_shared_too_small)
+EXPORT(racy_shared_too_small, 64)

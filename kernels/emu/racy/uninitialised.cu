@@ -8,4 +8,4 @@ extern "C" __global__ void racy_uninitialised(const float *x, float *out) {
     __syncthreads();
     out[threadIdx.x] = all[63 - threadIdx.x];
 }
-EXPORT(racy_uninitialised)
+EXPORT(racy_uninitialised, 64)
