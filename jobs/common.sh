@@ -20,8 +20,8 @@ MACHINE=${MACHINE:-cpu}
 source "$MACHINE" || { echo "no machine file $MACHINE; jobs/machines/ has some, template.sh is for yours" >&2; exit 2; }
 [ -z "${TAWPIPE:-}" ] || tawpipe=("$TAWPIPE")
 
-# Asked to end by scancel or a preemption: the ranks have the signal too and write a checkpoint; whoever cancelled does
-# not want the job to start again.
+# Asked to end by scancel, a preemption or for a lost node: the ranks have the signal too and write a checkpoint. Whether
+# the job starts again has been decided by Slurm then, not here.
 cancelled=no
 trap 'cancelled=yes' TERM
 
@@ -56,7 +56,7 @@ newest() {
 # Puts this job back into the queue, under its own number.
 again() {
     if [ "$cancelled" = yes ]; then
-        echo "job $job: cancelled, so it does not start again"
+        echo "job $job: ended by Slurm, which decides whether it starts again"
     elif scontrol requeue "$job"; then
         echo "job $job: $1; requeued"
     else
