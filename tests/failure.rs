@@ -86,6 +86,11 @@ impl Job {
 
     /// Process number of a rank of this job.
     fn rank(&self, rank: usize) -> i32 {
+        self.find(rank).expect("a process of this rank")
+    }
+
+    /// The same, once there is one.
+    fn find(&self, rank: usize) -> Option<i32> {
         let folder = self.folder.path().to_str().unwrap();
         let has = |pid: &str, file: &str, texts: &[String]| {
             let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
@@ -97,7 +102,7 @@ impl Job {
         let deck = [format!("{folder}/deck.toml")];
         let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
         let mut found = pids.filter(|pid| has(pid, "cmdline", &deck) && has(pid, "environ", &ranks));
-        found.next().and_then(|pid| pid.parse().ok()).expect("a process of this rank")
+        found.next().and_then(|pid| pid.parse().ok())
     }
 
     /// Sends a signal to a process.
@@ -171,24 +176,89 @@ fn a_stopped_rank_is_noticed() {
     assert!(end.text.contains("no progress for 2 s") && end.text.contains("shard"), "{}", end.text);
 }
 
-/// SIGUSR1, as batch systems send it before the end: a checkpoint, code 3; the run then continues.
+/// Steps that are in the journal of a folder's run.
+fn steps(folder: &TempDir) -> usize {
+    let journal = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    journal.lines().filter(|line| line.contains("\"loss\"")).count()
+}
+
+/// Sends SIGUSR1 to rank 1, as batch systems do before the end: code 3, a checkpoint of the last step in the journal,
+/// nothing unfinished; and the run continues from there. Returns how many steps had been taken.
+fn stopped(job: Job) -> usize {
+    Job::signal(job.rank(1), libc::SIGUSR1);
+    let (end, folder) = job.end(SOON);
+    assert_eq!(end.code, Some(3), "{}", end.text);
+    let done = steps(&folder);
+    let files: Vec<_> =
+        fs::read_dir(folder.path().join("run/checkpoints")).unwrap().map(|f| f.unwrap().path()).collect();
+    let last = folder.path().join(format!("run/checkpoints/step_{done}.h5"));
+    assert!(files.contains(&last), "{files:?}: {}", end.text);
+    assert!(files.iter().all(|file| file.extension().unwrap() == "h5"), "{files:?}");
+    let more = format!("run.steps={}", done + 2);
+    let short = ["--resume", "--set", "run.validate_every=0", "--set", &more];
+    let (end, folder) = Job::start(folder, &short).end(Duration::from_secs(60));
+    assert_eq!(end.code, Some(0), "{}", end.text);
+    assert_eq!(steps(&folder), done + 2);
+    done
+}
+
+/// A signal in the middle of training.
 #[test]
 fn a_signal_stops_with_a_checkpoint() {
     let job = Job::start(folder(), &[]);
     job.until_training();
-    Job::signal(job.rank(1), libc::SIGUSR1);
-    let (end, folder) = job.end(SOON);
-    assert_eq!(end.code, Some(3), "{}", end.text);
-    let count = || fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap().lines().count();
-    let steps = count();
-    let last = format!("step_{steps}.h5");
-    assert!(folder.path().join("run/checkpoints").join(&last).exists(), "{last}: {}", end.text);
-    let more = format!("run.steps={}", steps + 2);
-    let (end, folder) = Job::start(folder, &["--resume", "--set", &more]).end(Duration::from_secs(60));
-    assert_eq!(end.code, Some(0), "{}", end.text);
-    let journal = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
-    let steps_done = journal.lines().filter(|line| line.contains("\"loss\"")).count();
-    assert_eq!(steps_done, steps + 2);
+    stopped(job);
+}
+
+/// A signal that comes before MPI has started, the data are read or the first step is taken, is not lost.
+#[test]
+fn a_signal_at_the_start_is_kept() {
+    let job = Job::start(folder(), &[]);
+    // As soon as the program catches it: before that it would be the end of any program.
+    let caught = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", job.find(1)?)).ok()?;
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        Some(u64::from_str_radix(mask.trim(), 16).unwrap() >> (libc::SIGUSR1 - 1) & 1 == 1)
+    };
+    let start = Instant::now();
+    while caught() != Some(true) {
+        assert!(start.elapsed() < Duration::from_secs(30), "no handler: {}", job.text());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(stopped(job), 1);
+}
+
+/// A signal while the ranks validate, here for longer than it takes to see the step before in the journal.
+#[test]
+fn a_signal_while_validating_is_kept() {
+    let folder = folder();
+    fs::write(folder.path().join("text.txt"), "In the beginning was the Word.\n".repeat(3_000)).unwrap();
+    let job = Job::start(folder, &["--set", "data.valid=0.5", "--set", "run.validate_every=1"]);
+    let start = Instant::now();
+    while !job.journal().contains("\"loss\"") {
+        assert!(start.elapsed() < Duration::from_secs(60), "no step: {}", job.text());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(!job.journal().contains("valid_loss"), "validation is over already");
+    // Not in the middle of a validation, and not one step later than the next.
+    assert_eq!(stopped(job), 2);
+}
+
+/// A signal while a checkpoint is being written: it is finished, and so is the step that follows.
+#[test]
+fn a_signal_while_saving_is_kept() {
+    let folder = folder();
+    fs::write(folder.path().join("deck.toml"), DECK.replace("dim = 64", "dim = 256")).unwrap();
+    let job = Job::start(folder, &["--set", "run.checkpoint_every=1"]);
+    let start = Instant::now();
+    let saving = || {
+        let mut files = fs::read_dir(job.folder.path().join("run/checkpoints")).ok()?.filter_map(Result::ok);
+        files.find(|file| file.path().extension().is_some_and(|e| e == "tmp"))
+    };
+    while saving().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(60), "no checkpoint: {}", job.text());
+    }
+    stopped(job);
 }
 
 /// Wall time: a checkpoint, code 4.
