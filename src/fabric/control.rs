@@ -1,5 +1,7 @@
 //! Small agreements between ranks outside a running plan: set-up, checkpoints, shutdown.
 
+use std::time::Duration;
+
 /// Collective calls on the world's main threads; every rank must make the same calls in the same order. Everything is
 /// made of [`Control::send`] and [`Control::receive`], so results do not depend on who implements them.
 pub trait Control {
@@ -11,6 +13,9 @@ pub trait Control {
     fn send(&self, to: usize, bytes: &[u8]);
     /// Point to point: waits for bytes from a rank.
     fn receive(&self, from: usize) -> Vec<u8>;
+
+    /// How long to wait for a rank, from now on, before the job ends. Ranks that are threads of one process need none.
+    fn set_patience(&self, _patience: Duration) {}
 
     /// Returns when all ranks have called it.
     fn barrier(&self) {

@@ -20,6 +20,8 @@ pub use schedule::learning_rate;
 pub use session::{Session, StepResult};
 pub use stop::Stop;
 
+use std::time::Duration;
+
 use crate::deck::Deck;
 use crate::exit::Exit;
 use crate::fabric::Wire;
@@ -39,6 +41,12 @@ pub struct TrainOptions {
 /// Makes a rank's messages for the splits of a schedule; `None` where a world has one rank.
 pub type MakeWire<'a> = dyn Fn(&[Split]) -> Option<Box<dyn Wire>> + 'a;
 
+/// How long ranks wait for each other outside a plan: reading a corpus or writing a checkpoint may take others long; a
+/// deck that is patient with messages is patient with that too.
+fn patience(deck: &Deck) -> Duration {
+    Duration::from_secs_f64((10.0 * deck.run.timeout.0).max(600.0))
+}
+
 /// Trains what a deck describes, on the ranks that the launcher started. Every rank calls it, and every rank returns
 /// the same unless something failed on it alone: then the whole job is aborted.
 ///
@@ -48,13 +56,9 @@ pub fn train(deck: &Deck, options: TrainOptions) -> anyhow::Result<Exit> {
     let stop = Stop::watch(deck.run.wall_time.map(|limit| limit.0))?;
     #[cfg(feature = "mpi")]
     {
-        use std::time::Duration;
-
         use crate::fabric::mpi::World;
         let world = World::start()?;
-        // Reading a corpus or writing a checkpoint may take others long; a deck that is patient with messages is patient
-        // with that too.
-        world.set_patience(Duration::from_secs_f64((10.0 * deck.run.timeout.0).max(600.0)));
+        world.set_patience(patience(deck));
         // Also for one rank: its plan may have lanes of communication with nobody to talk to.
         let wire = |splits: &[Split]| Some(Box::new(world.wire(splits)) as Box<dyn Wire>);
         let groups = world.groups().clone();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -16,7 +16,8 @@ use crate::plan::check::check;
 use crate::plan::systems::{Schedule, schedule};
 
 use super::{
-    Agreed, MakeWire, Session, StepResult, Stop, TrainOptions, agree, costs, folder, learning_rate, meter, trace,
+    Agreed, MakeWire, Session, StepResult, Stop, TrainOptions, agree, costs, folder, learning_rate, meter, patience,
+    trace,
 };
 
 /// Trains on one rank of a world; every rank calls it. See [`super::train`]. `found` are the groups that share memory;
@@ -180,6 +181,9 @@ impl<'a> Run<'a> {
         let mine = [sent.intra as u64, sent.inter as u64, sent.control as u64, meter::peak_memory(), wanted];
         let mut totals = [0u64; 5];
         let mut verdict = Vec::new();
+        // All ranks come from the same step, at whose end they have heard of each other: who is missing longer than a
+        // message may be is lost.
+        self.control.set_patience(Duration::from_secs_f64(self.deck.run.timeout.0));
         if let Some(all) = self.control.gather(bytemuck::cast_slice(&mine)) {
             for part in &all {
                 let part: [u64; 5] = bytemuck::pod_read_unaligned(part);
@@ -189,6 +193,7 @@ impl<'a> Run<'a> {
             verdict.push(totals[4] as u8);
         }
         self.control.broadcast(0, &mut verdict);
+        self.control.set_patience(patience(&self.deck));
         let ended = Exit::ALL.into_iter().find(|exit| *exit != Exit::Done && exit.code() == verdict[0]);
         let tokens = job.batch.tokens() as f64;
         let rate = tokens / step_s;

@@ -1,6 +1,6 @@
 //! Agreements between main threads over MPI.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mpi::ffi;
 use mpi::raw::AsRaw;
@@ -76,6 +76,10 @@ impl Control for World {
 
     fn size(&self) -> usize {
         self.groups().ranks()
+    }
+
+    fn set_patience(&self, patience: Duration) {
+        World::set_patience(self, patience);
     }
 
     fn send(&self, to: usize, bytes: &[u8]) {
