@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 use tawpipe::model::{Dtype, Recompute};
-use tawpipe::plan::Job;
 use tawpipe::plan::systems::SystemOptions;
+use tawpipe::plan::{Job, Segment};
 
 use super::clean::{clean, ring_bytes};
 use super::jobs::{job, shape};
@@ -46,6 +46,19 @@ fn checks_clean() {
         clean(job);
     });
     println!("{} plans check clean", jobs.len());
+}
+
+/// Two rounds that pass each other in the model need the inputs of its blocks once, and those of one more run.
+#[test]
+fn rounds_share_activations() {
+    for (ranks, per_rank) in [(2, 1), (3, 4), (6, 2)] {
+        let job = job(ranks * per_rank, &[ranks], 3 * ranks, SystemOptions::Weipipe);
+        let wide = job.batch.micro_tokens() * job.shape.dim * job.dtype.bytes();
+        let (_, summary) = clean(&job);
+        // Of the blocks, of the unit that comes next, and the gradient on its way down.
+        let inputs = ranks * per_rank + per_rank + 1 + 1;
+        assert!(summary.memory.iter().all(|rank| rank[&Segment::Activation] == inputs * wide), "{ranks} x {per_rank}");
+    }
 }
 
 /// With as many blocks a rank and full rounds: what crosses groups is, to the byte, the weights that each rank receives

@@ -104,6 +104,22 @@ pub struct Local {
     workspace: Option<Region>,
 }
 
+/// How many of a rank's micro-batches are on their way at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flights {
+    /// Each is done before the next begins.
+    One,
+    /// Two: one climbs through the model while the one before descends. So they share memory from both ends: what the
+    /// descending one has given up is what the climbing one needs. At no time do both together hold more inputs of units
+    /// or more blocks' saved state than this.
+    Opposite {
+        /// Inputs of units.
+        inputs: usize,
+        /// Blocks' saved state.
+        saved: usize,
+    },
+}
+
 /// What one micro-batch needs on its way through the model.
 #[derive(Debug)]
 struct Flight {
@@ -129,12 +145,11 @@ impl Local {
         let mut own =
             |(shard, primary): (ShardId, bool)| Owned::new(slots, job, shard, 0..shards.shards[shard].len, primary);
         let owned = owned.map(&mut own).collect();
-        Local::with(slots, job, shards, owned, 1)
+        Local::with(slots, job, shards, owned, Flights::One)
     }
 
-    /// Adds the slots of a rank beside those of what it owns. Of its micro-batches, `flights` are on their way at a
-    /// time.
-    pub fn with(slots: &mut Slots, job: &Job, shards: &Shards, owned: Vec<Owned>, flights: usize) -> Self {
+    /// Adds the slots of a rank beside those of what it owns.
+    pub fn with(slots: &mut Slots, job: &Job, shards: &Shards, owned: Vec<Owned>, flights: Flights) -> Self {
         let step = slots.add("step", step::LEN, Dtype::F64, Segment::Scalars);
         let stats = slots.add("stats", stats::LEN, Dtype::F64, Segment::Scalars);
         let wide = job.batch.micro_tokens() * job.shape.dim;
@@ -145,16 +160,27 @@ impl Local {
             slots.add_some(name, need(Unit::Block(0)).saved, Dtype::Byte, Segment::Saved)
         };
         let shared = (job.recompute == Recompute::Block).then(|| keep(slots, "saved".into()));
-        let flight = |flight: usize| {
-            let named = |name: String| if flight == 0 { name } else { format!("{name}, flight {flight}") };
-            let tokens = 2 * job.batch.micro_tokens();
-            let tokens = slots.add(named("tokens".into()), tokens, Dtype::I32, Segment::Tokens);
-            let activation = |i| slots.add(named(format!("activation {i}")), wide, job.dtype, Segment::Activation);
-            let activations = (0..=layers).map(activation).collect();
-            let saved = |i| shared.unwrap_or_else(|| keep(slots, named(format!("saved {i}"))));
-            Flight { tokens, activations, saved: (0..layers).map(saved).collect() }
+        let (count, inputs, saves) = match flights {
+            Flights::One => (1, layers + 1, layers),
+            Flights::Opposite { inputs, saved } => (2, inputs, saved),
         };
-        let flights = (0..flights).map(flight).collect();
+        let activation = |i| slots.add(format!("activation {i}"), wide, job.dtype, Segment::Activation);
+        let inputs: Vec<Region> = (0..inputs).map(activation).collect();
+        let saved = |i| shared.unwrap_or_else(|| keep(slots, format!("saved {i}")));
+        let saves: Vec<Option<Region>> = (0..saves).map(saved).collect();
+        // The second flight counts from the other end.
+        let end = |flight: usize, i: usize, all: usize| if flight == 0 { i } else { all - 1 - i };
+        let flight = |flight: usize| Flight {
+            tokens: slots.add(
+                if flight == 0 { "tokens".into() } else { format!("tokens, flight {flight}") },
+                2 * job.batch.micro_tokens(),
+                Dtype::I32,
+                Segment::Tokens,
+            ),
+            activations: (0..=layers).map(|i| inputs[end(flight, i, inputs.len())]).collect(),
+            saved: (0..layers).map(|i| saves[end(flight, i, saves.len())]).collect(),
+        };
+        let flights = (0..count).map(flight).collect();
         let workspace = shards.units.iter().map(|(unit, _)| need(*unit).workspace).max().unwrap_or(0);
         let workspace = slots.add_some("workspace", workspace, Dtype::Byte, Segment::Workspace);
         let ranks = job.groups.ranks();

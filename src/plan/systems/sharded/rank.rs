@@ -9,7 +9,7 @@ use crate::plan::collective::{Collective, piece};
 use crate::plan::{Action, Algorithm, Call, Holding, Job, Lane, Payload, RankPlan, Region, Segment, Work};
 
 use super::super::Schedule;
-use super::super::local::{Local, Owned, holding, list};
+use super::super::local::{Flights, Local, Owned, holding, list};
 use super::super::walk::{Pass, Stop, stops};
 use super::cache::{Need, uses};
 use super::gradients::Gradients;
@@ -43,7 +43,7 @@ pub fn plan(schedule: &Schedule, rank: Rank, recipe: Recipe) -> RankPlan {
             homes.push(home.unwrap_or_else(|| owned[owned.len() - 1].master));
         }
     }
-    let local = Local::with(&mut slots, job, shards, owned, 1);
+    let local = Local::with(&mut slots, job, shards, owned, Flights::One);
     let count = shards.shards.len();
     let rings = recipe.gathered.map_or(0, |gathered| if gathered.keep { count } else { gathered.prefetch + 1 });
     let mut writer = Writer {

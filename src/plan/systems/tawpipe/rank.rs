@@ -8,7 +8,7 @@ use crate::plan::build::{Elastic, List, Slots};
 use crate::plan::{Action, Job, Lane, Message, RankPlan, Region, Segment, Work};
 
 use super::super::Schedule;
-use super::super::local::{Local, Owned, list};
+use super::super::local::{Flights, Local, Owned, list};
 use super::super::replicated::Replicated;
 use super::super::walk::{Pass, Stop};
 use super::Way;
@@ -33,7 +33,7 @@ pub fn plan(schedule: &Schedule, rank: Rank) -> RankPlan {
         Some(Owned::new(&mut slots, job, shard, range, primary))
     });
     let owned = owned.collect();
-    let local = Local::with(&mut slots, job, shards, owned, 1);
+    let local = Local::with(&mut slots, job, shards, owned, Flights::One);
     let replicated = (0..shards.shards.len()).filter(|&shard| holders.home(shard).is_none()).collect();
     let one = |name: &str, dtype, segment| Elastic::new(name.into(), dtype, segment);
     let two = |name: &str, dtype, segment| [0, 1].map(|i| one(&format!("{name} {i}"), dtype, segment));

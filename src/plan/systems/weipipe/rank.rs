@@ -6,11 +6,11 @@ use crate::plan::build::{Elastic, List, Slots};
 use crate::plan::{Action, Job, Message, Payload, RankPlan, Region, Segment, Work};
 
 use super::super::Schedule;
-use super::super::local::{Local, Owned, list};
+use super::super::local::{Flights, Local, Owned, list};
 use super::super::replicated::Replicated;
 use super::super::walk::{Pass, Stop};
 use super::Flow;
-use super::ring::{Order, Ring, Run, Way, owner, runs};
+use super::ring::{Order, Ring, Run, Way, blocks, owner, runs};
 
 /// A rank's plan.
 pub fn plan(schedule: &Schedule, order: Order, rank: Rank) -> RankPlan {
@@ -24,7 +24,7 @@ pub fn plan(schedule: &Schedule, order: Order, rank: Rank) -> RankPlan {
     let owned = owned.collect();
     let ring = Ring::new(job, order);
     // Interleaved, a round begins while the one before is on its way back.
-    let flights = if order == Order::Interleave { ring.rounds(0).min(2) } else { 1 };
+    let flights = if order == Order::Interleave && ring.rounds(0) > 1 { opposite(job) } else { Flights::One };
     let local = Local::with(&mut slots, job, shards, owned, flights);
     let everywhere = (0..shards.shards.len()).filter(|&shard| schedule.owners()[shard].is_none()).collect();
     let two = |name: &str, dtype, segment| [0, 1].map(|i| Elastic::new(format!("{name} {i}"), dtype, segment));
@@ -47,6 +47,22 @@ pub fn plan(schedule: &Schedule, order: Order, rank: Rank) -> RankPlan {
     let evaluate = list(rank, |list| writer.evaluate(list, &Ring::new(job, Order::Evaluate)));
     let prepare = list(rank, |list| local.prepare(list));
     RankPlan { rank, slots: slots.finish(), comm_lanes: schedule.splits.len(), prepare, train, evaluate }
+}
+
+/// Memory of two rounds that pass each other: in a turn one computes run i, and then the other computes run N - 1 - i
+/// backwards.
+fn opposite(job: &Job) -> Flights {
+    let ranks = job.groups.ranks();
+    // Blocks up to and with a run: the climbing round has as many behind it, the descending one before it.
+    let up_to: Vec<usize> = (0..ranks)
+        .scan(0, |sum, run| {
+            *sum += blocks(job, run).len();
+            Some(*sum)
+        })
+        .collect();
+    let both = (0..ranks).map(|run| up_to[run] + up_to[ranks - 1 - run]).max().unwrap_or(0);
+    // The climbing round has one input more than blocks: that of the unit it comes to next.
+    Flights::Opposite { inputs: both + 1, saved: both }
 }
 
 struct Writer<'a> {
