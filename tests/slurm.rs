@@ -352,7 +352,9 @@ fn a_lost_link_is_noticed_and_outlived() {
     let log = cluster.until("run.out", "no progress for 4 s", 1);
     assert!(start.elapsed() < Duration::from_secs(12), "noticed after {:?}", start.elapsed());
     let line = log.lines().find(|line| line.contains("no progress for 4 s")).unwrap();
-    assert!(["op ", "shard ", "rank "].iter().all(|word| line.contains(word)), "{line}");
+    // Nearly every message is of a shard; the sum of the statistics is of none.
+    let carries = line.contains("shard ") || line.contains("scalars");
+    assert!(carries && ["op ", "rank "].iter().all(|word| line.contains(word)), "{line}");
     cluster.until("run.out", "; requeued", 1);
     assert!(start.elapsed() < Duration::from_secs(40), "ended after {:?}", start.elapsed());
     cluster.call(&["link", "n2", "--up"]);
