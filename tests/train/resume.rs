@@ -59,6 +59,34 @@ fn continues_on_other_worlds() {
     assert_eq!(left, ["step_6.h5", "step_9.h5"]);
 }
 
+/// What one system wrote another continues from, whatever each keeps where: whole shards, pieces, stripes, stages, copies.
+#[test]
+fn continues_under_other_systems() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = losses(&go(&folder.path().join("whole"), &[1], 9, false));
+    let part = folder.path().join("part");
+    let mut done = Vec::new();
+    let parts: [(u64, &[usize], &[&str]); 8] = [
+        (1, &[2, 2], &["system.name=fsdp"]),
+        (2, &[3], &["system.name=1f1b"]),
+        (3, &[2, 2], &["system.name=tawpipe", "system.stripe=true"]),
+        (4, &[2, 1], &["system.name=ddp", "system.zero1=true"]),
+        (5, &[2], &["system.name=zb-v"]),
+        (6, &[1, 2], &["system.name=weipipe"]),
+        (7, &[2, 2], &["system.name=hsdp"]),
+        (9, &[2], &["system.name=ddp"]),
+    ];
+    for (steps, groups, system) in parts {
+        let own = [format!("run.folder={part:?}"), format!("run.steps={steps}")];
+        let sets: Vec<&str> = own.iter().map(String::as_str).chain(system.iter().copied()).collect();
+        done = losses(&program(&deck(TEXT, groups, &sets), steps > 1));
+    }
+    assert_eq!(done.len(), 9);
+    for (a, b) in done.iter().zip(&whole) {
+        assert!((a - b).abs() <= 2e-6 * b, "{done:?}, {whole:?}");
+    }
+}
+
 /// A damaged newest checkpoint is passed over: the run goes on from the one before, and the journal is cut there.
 #[test]
 fn passes_over_a_damaged_checkpoint() {
