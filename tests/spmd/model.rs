@@ -54,7 +54,8 @@ pub fn bf16(job: Job) -> Job {
     Job { dtype: Dtype::Bf16, grad_dtype: Dtype::Bf16, recompute: Recompute::Block, ..job }
 }
 
-/// A network that panics after some actions.
+/// A network that panics after some forwards: of the compute lane, because a panic of the communication thread is an
+/// error of the engine that the other ranks of a world of threads do not hear of.
 pub struct Fragile {
     pub network: Network<Cpu>,
     pub left: AtomicUsize,
@@ -62,7 +63,8 @@ pub struct Fragile {
 
 impl Compute for Fragile {
     fn run(&self, action: &Action, memory: &Memory) {
-        assert!(self.left.fetch_sub(1, Ordering::Relaxed) > 0, "this rank has had enough");
+        let forward = matches!(action, Action::Forward { .. });
+        assert!(!forward || self.left.fetch_sub(1, Ordering::Relaxed) > 0, "this rank has had enough");
         self.network.run(action, memory);
     }
 }
@@ -104,13 +106,13 @@ impl Trainer {
         Self::fragile(job, rank, wire, options, usize::MAX)
     }
 
-    /// One that panics after `actions` actions.
+    /// One that panics after `forwards` forwards.
     pub fn fragile(
         job: &Job,
         rank: Rank,
         wire: impl FnOnce(&[Split]) -> Option<Box<dyn Wire>>,
         options: Options,
-        actions: usize,
+        forwards: usize,
     ) -> Self {
         let schedule = schedule(job).unwrap();
         let plan = schedule.rank(rank);
@@ -132,7 +134,7 @@ impl Trainer {
         }
         let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
         let network = Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, adamw, Cpu::new(1));
-        let network = Fragile { network, left: AtomicUsize::new(actions) };
+        let network = Fragile { network, left: AtomicUsize::new(forwards) };
         let wire = wire(&schedule.splits);
         let ranks = job.groups.ranks();
         let engine = Engine::new(&plan, &schedule.splits, ranks, memory, Arc::new(network), wire, options);

@@ -126,8 +126,8 @@ pub fn panic(context: &Context) -> Result<(), EngineError> {
     let groups = &context.groups;
     let job = job(groups, 3, groups.ranks(), false, TawpipeOptions::default());
     let wire = |splits: &[tawpipe::plan::Split]| Some((context.wire)(splits));
-    let actions = if context.rank == 1 { 5 } else { usize::MAX };
-    let mut trainer = Trainer::fragile(&job, context.rank, wire, Options::default(), actions);
+    let forwards = if context.rank == 1 { 3 } else { usize::MAX };
+    let mut trainer = Trainer::fragile(&job, context.rank, wire, Options::default(), forwards);
     trainer.run(Phase::Train, 1).map(|_| ())
 }
 
