@@ -83,9 +83,9 @@ fn has_formula(job: &Job) -> bool {
 fn vary(turn: usize, mut job: Job) -> Job {
     let alike = job.groups.sizes().windows(2).all(|pair| pair[0] == pair[1]);
     job = with(job, |options| {
-        options.overlap = turn % 5 != 0;
+        options.overlap = !turn.is_multiple_of(5);
         options.topology = if turn % 7 == 3 { Topology::Flat } else { Topology::Groups };
-        options.weight_cache = if turn % 3 == 0 { WeightCache::None } else { WeightCache::Group };
+        options.weight_cache = if turn.is_multiple_of(3) { WeightCache::None } else { WeightCache::Group };
         options.grad_sync = if turn % 17 < 7 { GradSync::Round } else { GradSync::Iteration };
         options.stripe = turn % 11 < 5 && (alike || options.topology == Topology::Flat);
     });

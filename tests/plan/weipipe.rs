@@ -36,7 +36,7 @@ fn checks_clean() {
         for layers in 1..=13 {
             for rounds in 1..=3 {
                 // Large clusters take their time, and see a third of the shapes.
-                if ranks <= 6 || (layers + rounds + ranks) % 3 == 0 {
+                if ranks <= 6 || (layers + rounds + ranks).is_multiple_of(3) {
                     jobs.push(sample(jobs.len(), layers, sizes, rounds));
                 }
             }

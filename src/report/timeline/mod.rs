@@ -52,7 +52,7 @@ impl Picture<'_> {
         comm.map_or_else(|| format!("lane {number}"), |comm| self.schedule.splits[comm].name.to_string())
     }
 
-    /// Share of the time between [`Picture::limits`] in which a rank's compute lane runs nothing.
+    /// Share of the time from the first op of all ranks to the last in which a rank's compute lane runs nothing.
     pub fn idle(&self, rank: usize) -> f64 {
         let (first, last) = self.limits();
         let busy = self.timeline.ranks[rank].iter().filter(|span| span.lane == Lane::Compute);

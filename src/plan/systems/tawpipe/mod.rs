@@ -5,7 +5,7 @@
 //! rank, and hop once to the owner. Weights for the next visit come in while the present one computes.
 //!
 //! Read [`visits`] (the order of work in a group), then [`course`] (all groups on one clock), then [`rank`] (one rank's
-//! ops: it [`fetch`]es weights, computes, and [`collect`]s gradients). Beyond the paper, [`options`] tells what else can
+//! ops: it [`fetch`]es weights, computes, and [`collect`]s gradients). Beyond the paper, [`mod@options`] tells what else can
 //! be chosen; most of it comes down to who holds what in a group ([`holders`]) and for how long.
 //!
 //! All ranks write their lists down tick by tick of one global clock: the transfers of weights that arrive for the next
