@@ -14,7 +14,7 @@ use crate::model::ShapeError;
 use crate::plan::Refusal;
 use crate::train::Agreed;
 
-/// How long other ranks hold back an error that rank 0 may be about to report as well.
+/// How long other ranks hold back what another one may be about to say.
 const HOLD_BACK: Duration = Duration::from_secs(2);
 
 /// This process's rank, as mpirun or srun tells it in the environment, known before MPI is initialised.
@@ -47,6 +47,9 @@ pub fn fail(error: &anyhow::Error) -> Exit {
     if let Some(agreed) = error.downcast_ref::<Agreed>() {
         if agreed.speaks {
             say(&line(error));
+        } else {
+            // The launcher ends all others as soon as one rank has failed: the one that speaks goes first.
+            std::thread::sleep(HOLD_BACK);
         }
         return exit;
     }
