@@ -132,8 +132,8 @@ fn checking_is_fast() {
     check(&schedule, &plans).unwrap();
     let ops: usize = plans.iter().map(|plan| plan.train.len()).sum();
     println!("{ops} ops on 24 ranks: planned in {planned:?}, checked in {:?}", start.elapsed() - planned);
-    // Far above what it takes (see what is printed), because tests share their cores.
-    assert!(start.elapsed().as_secs() < 5);
+    // Not a measurement: a guard against quadratic growth, far above what it takes (see what is printed).
+    assert!(start.elapsed().as_secs() < 60);
 }
 
 /// A job of `turn`'s options. The options' periods have no common divisor worth naming, so that any few of them meet in

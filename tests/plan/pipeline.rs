@@ -352,7 +352,7 @@ fn planning_is_fast() {
         let ordered = start.elapsed();
         let ops: usize = schedule.ranks().iter().map(|plan| plan.train.len()).sum();
         println!("{name}: {ops} ops, ordered in {ordered:?}, written in {:?}", start.elapsed() - ordered);
-        // Far above what it takes (see what is printed), because tests share their cores.
-        assert!(start.elapsed().as_secs() < 5);
+        // Not a measurement: a guard against quadratic growth, far above what it takes (see what is printed).
+        assert!(start.elapsed().as_secs() < 60);
     }
 }
