@@ -31,6 +31,7 @@
 //! - `metrics`: what a run reports
 //! - `report`: tables, curves, drawings and traces
 //! - `deck`: what a run is asked to do
+//! - `experiment`: many runs, measured or simulated, cell by cell
 //! - `train`: the training loop
 //! - `generate`: text from a checkpoint
 //! - `bench`: measures this machine for the simulator
@@ -46,6 +47,7 @@ pub mod deck;
 pub mod device;
 pub mod engine;
 pub mod exit;
+pub mod experiment;
 pub mod fabric;
 pub mod generate;
 pub mod metrics;

@@ -19,6 +19,7 @@ const ROOMS: &[&str] = &[
     "metrics",
     "report",
     "deck",
+    "experiment",
     "train",
     "generate",
     "bench",
