@@ -29,6 +29,7 @@
 //! - `data`: tokenizers, token files, which sequence a step sees
 //! - `checkpoint`: weights on disk, Hugging Face folders
 //! - `metrics`: what a run reports
+//! - `results`: what experiments leave
 //! - `report`: tables, curves, drawings and traces
 //! - `deck`: what a run is asked to do
 //! - `experiment`: many runs, measured or simulated, cell by cell
@@ -55,5 +56,6 @@ pub mod model;
 pub mod nn;
 pub mod plan;
 pub mod report;
+pub mod results;
 pub mod simulate;
 pub mod train;

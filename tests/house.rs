@@ -17,6 +17,7 @@ const ROOMS: &[&str] = &[
     "data",
     "checkpoint",
     "metrics",
+    "results",
     "report",
     "deck",
     "experiment",
