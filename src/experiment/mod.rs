@@ -2,4 +2,4 @@
 
 mod predict;
 
-pub use predict::{Forecast, Prediction, Verdict, predict};
+pub use predict::{Forecast, Unfit, predict};

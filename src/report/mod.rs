@@ -1,7 +1,10 @@
 //! What people look at: tables and curves of runs, drawings and traces of timelines.
 
 mod curve;
+pub mod figure;
+mod png;
 mod run;
+mod svg;
 mod table;
 mod timeline;
 

@@ -28,6 +28,8 @@ pub enum Place {
     VirtualCluster,
     /// On the nodes that Slurm has given to this job.
     Allocation,
+    /// Nowhere: the simulator alone says what would happen on a described cluster.
+    Simulated,
 }
 
 /// The links between nodes.
@@ -65,6 +67,9 @@ pub struct Cell {
     pub ranks_per_node: Vec<usize>,
     /// Links between nodes.
     pub link: Link,
+    /// Name of the described cluster, in simulated cells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     /// The model's name in the experiment's file.
     pub model: String,
     /// The model.

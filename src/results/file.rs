@@ -97,6 +97,7 @@ mod tests {
             place: Place::Machine,
             ranks_per_node: vec![2, 2],
             link: Link { name: "unshaped".into(), rate: None, latency: 0.0, derivation: None },
+            cluster: None,
             model: "tiny".into(),
             shape: serde_json::from_value(shape).unwrap(),
             parameters: 1,

@@ -133,10 +133,15 @@ pub struct Prediction {
     pub step_s: f64,
     /// Tokens a second, all ranks together.
     pub tokens_per_s: f64,
-    /// Seconds of a step in which a rank computes nothing while something moves: rank 0.
-    pub exposed_s: f64,
-    /// Seconds of a step in which a rank computes: mean over ranks.
+    /// Seconds of a step in which a rank computes, mean over ranks; with the next two it adds up to `step_s`.
     pub busy_s: f64,
+    /// Seconds in which a rank waits while something moves to or from it: communication that nothing hides.
+    pub exposed_s: f64,
+    /// Seconds in which a rank waits for others that are not ready: the bubble.
+    pub idle_s: f64,
+    /// Model FLOP utilisation, attention counted as far as it is causal; unknown where the device's peak is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mfu: Option<f64>,
 }
 
 /// By what, where and when a record came about.

@@ -3,9 +3,9 @@
 
 use crate::plan::{Lane, Span};
 
+use super::super::svg::{Anchor, PLAIN, Rect, Svg, text_width};
 use super::kind::Kind;
 use super::label::Labels;
-use super::svg::{Anchor, Rect, Svg, text_width};
 use super::{Picture, TimeUnit};
 
 /// Most ranks with a row; the others are left out, and the drawing says so.
@@ -110,7 +110,7 @@ impl<'a> Chart<'a> {
             self.svg.text((self.left, bottom + 4.0), Anchor::Start, 11.0, PALE, &note);
             bottom += 18.0;
         }
-        self.svg.finish(full, bottom + 4.0)
+        self.svg.finish(full, bottom + 4.0, PLAIN)
     }
 
     fn x(&self, time: f64) -> f64 {

@@ -4,7 +4,6 @@ mod gantt;
 mod kind;
 mod label;
 mod perfetto;
-mod svg;
 
 pub use gantt::gantt;
 pub use kind::Kind;

@@ -1,6 +1,9 @@
-//! SVG, as much of it as a chart of boxes needs.
+//! SVG, as much of it as charts need.
 
 use std::fmt::{self, Write};
+
+/// Fonts of all drawings but figures.
+pub const PLAIN: &str = "Helvetica, Arial, sans-serif";
 
 /// A drawing in progress; coordinates are pixels from the upper left corner.
 #[derive(Debug, Default)]
@@ -54,6 +57,55 @@ impl Svg {
         ));
     }
 
+    /// A box with a border.
+    pub fn outlined(&mut self, rect: Rect, fill: &str, stroke: &str) {
+        let Rect { x, y, width, height } = rect;
+        self.write(format_args!(
+            "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{fill}\" stroke=\"{stroke}\" stroke-width=\"1.2\"/>\n",
+            Px(x),
+            Px(y),
+            Px(width),
+            Px(height)
+        ));
+    }
+
+    /// A line through several points; `dash` as SVG wants it, empty for none.
+    pub fn path(&mut self, points: &[(f64, f64)], colour: &str, width: f64, dash: &str) {
+        let words: Vec<String> = points.iter().map(|(x, y)| format!("{},{}", Px(*x), Px(*y))).collect();
+        let dash = if dash.is_empty() { String::new() } else { format!(" stroke-dasharray=\"{dash}\"") };
+        self.write(format_args!(
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{}\" stroke-linejoin=\"round\"{dash}/>\n",
+            words.join(" "),
+            Px(width)
+        ));
+    }
+
+    /// A filled polygon with a border.
+    pub fn polygon(&mut self, points: &[(f64, f64)], fill: &str, stroke: &str) {
+        let words: Vec<String> = points.iter().map(|(x, y)| format!("{},{}", Px(*x), Px(*y))).collect();
+        self.write(format_args!(
+            "<polygon points=\"{}\" fill=\"{fill}\" stroke=\"{stroke}\" stroke-width=\"1.2\"/>\n",
+            words.join(" ")
+        ));
+    }
+
+    /// A filled circle with a border.
+    pub fn circle(&mut self, at: (f64, f64), radius: f64, fill: &str, stroke: &str) {
+        self.write(format_args!(
+            "<circle cx=\"{}\" cy=\"{}\" r=\"{}\" fill=\"{fill}\" stroke=\"{stroke}\" stroke-width=\"1.2\"/>\n",
+            Px(at.0),
+            Px(at.1),
+            Px(radius)
+        ));
+    }
+
+    /// A line of bold text.
+    pub fn bold(&mut self, at: (f64, f64), anchor: Anchor, size: f64, colour: &str, text: &str) {
+        self.body.push_str("<g font-weight=\"bold\">");
+        self.text(at, anchor, size, colour, text);
+        self.body.push_str("</g>\n");
+    }
+
     /// A line of text whose base line is at `at`.
     pub fn text(&mut self, at: (f64, f64), anchor: Anchor, size: f64, colour: &str, text: &str) {
         let anchor = match anchor {
@@ -81,12 +133,12 @@ impl Svg {
         ));
     }
 
-    /// The whole document.
-    pub fn finish(self, width: f64, height: f64) -> String {
+    /// The whole document, in these fonts.
+    pub fn finish(self, width: f64, height: f64, fonts: &str) -> String {
         let (width, height) = (Px(width.ceil()), Px(height.ceil()));
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-             viewBox=\"0 0 {width} {height}\" font-family=\"Helvetica, Arial, sans-serif\">\n\
+             viewBox=\"0 0 {width} {height}\" font-family=\"{fonts}\">\n\
              <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n{}</svg>\n",
             self.body
         )

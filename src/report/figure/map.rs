@@ -1,0 +1,138 @@
+//! A map: who wins at each point of two logarithmic axes, and by how much.
+
+use super::super::svg::{Anchor, Rect, Svg};
+use super::legend::{self, Item};
+use super::palette::{Fill, ink_on};
+use super::{FONTS, INK, LABEL, MARGIN, NAME, PALE, head, wide};
+
+/// Tiles in columns and rows.
+#[derive(Clone, Debug, Default)]
+pub struct Map {
+    /// In bold.
+    pub title: String,
+    /// What else the reader must know, in one line.
+    pub under: String,
+    /// Name of the horizontal axis.
+    pub x: String,
+    /// Name of the vertical axis.
+    pub y: String,
+    /// Columns: values, ascending, with what is written under them.
+    pub columns: Vec<(f64, String)>,
+    /// Rows: values, ascending upwards, with what is written beside them.
+    pub rows: Vec<(f64, String)>,
+    /// `tiles[row][column]`, the lowest row first.
+    pub tiles: Vec<Vec<Option<Tile>>>,
+    /// What colours say.
+    pub legend: Vec<Item>,
+    /// Curves over the map, in values of both axes: name, dash as SVG wants it, points.
+    pub curves: Vec<(String, &'static str, Vec<(f64, f64)>)>,
+}
+
+/// A point of the map.
+#[derive(Clone, Debug)]
+pub struct Tile {
+    /// Colour of the winner.
+    pub colour: &'static str,
+    /// In bold.
+    pub winner: String,
+    /// Under it.
+    pub by: String,
+}
+
+const WIDTH: f64 = 104.0;
+const HEIGHT: f64 = 44.0;
+
+impl Map {
+    /// The drawing.
+    pub fn svg(&self) -> String {
+        let mut svg = Svg::default();
+        let left = MARGIN + 96.0;
+        let across = WIDTH * self.columns.len() as f64;
+        let mut full = left + across + 2.0 * MARGIN;
+        full = full.max(2.0 * MARGIN + wide(&self.title, 17.0)).max(2.0 * MARGIN + wide(&self.under, 11.5));
+        let top = head(&mut svg, &self.title, &self.under);
+        let curves = self.curves.iter().map(|(name, dash, _)| Item::Line(INK, dash, None, name.clone()));
+        let items: Vec<Item> = self.legend.iter().cloned().chain(curves).collect();
+        let top = legend::draw(&mut svg, &items, (MARGIN, top), full - 2.0 * MARGIN) + 6.0;
+        let bottom = top + HEIGHT * self.rows.len() as f64;
+        for (row, tiles) in self.tiles.iter().enumerate() {
+            for (column, tile) in tiles.iter().enumerate() {
+                let (x, y) = (left + WIDTH * column as f64, bottom - HEIGHT * (row + 1) as f64);
+                draw(&mut svg, tile.as_ref(), Rect { x, y, width: WIDTH, height: HEIGHT });
+            }
+        }
+        for (column, (_, words)) in self.columns.iter().enumerate() {
+            let x = left + WIDTH * (column as f64 + 0.5);
+            svg.text((x, bottom + 18.0), Anchor::Middle, LABEL, PALE, words);
+        }
+        for (row, (_, words)) in self.rows.iter().enumerate() {
+            let y = bottom - HEIGHT * (row as f64 + 0.5);
+            svg.text((left - 8.0, y + 4.5), Anchor::End, LABEL, PALE, words);
+        }
+        svg.text((left + across / 2.0, bottom + 40.0), Anchor::Middle, NAME, INK, &self.x);
+        svg.upwards((MARGIN + 10.0, (top + bottom) / 2.0), NAME, INK, &self.y);
+        let frame = Rect { x: left, y: top, width: across, height: bottom - top };
+        for (_, dash, points) in &self.curves {
+            let at = |&(x, y): &(f64, f64)| {
+                let (column, row) = (place(&self.columns, x)?, place(&self.rows, y)?);
+                Some((left + WIDTH * (column + 0.5), bottom - HEIGHT * (row + 0.5)))
+            };
+            let inside = |&(x, y): &(f64, f64)| {
+                (frame.x..=frame.x + frame.width).contains(&x) && (frame.y..=frame.y + frame.height).contains(&y)
+            };
+            let points: Vec<(f64, f64)> = points.iter().filter_map(at).filter(inside).collect();
+            // A light border keeps the curve apart from the tiles.
+            svg.path(&points, "#ffffff", 5.5, "");
+            svg.path(&points, INK, 2.6, dash);
+        }
+        svg.finish(full, bottom + 58.0, FONTS)
+    }
+}
+
+fn draw(svg: &mut Svg, tile: Option<&Tile>, rect: Rect) {
+    let inner = Rect { x: rect.x + 1.0, y: rect.y + 1.0, width: rect.width - 2.0, height: rect.height - 2.0 };
+    let middle = (rect.x + rect.width / 2.0, rect.y + rect.height / 2.0);
+    match tile {
+        None => {
+            svg.rect(inner, "#f2f2f2", None);
+            svg.text((middle.0, middle.1 + 4.0), Anchor::Middle, 11.0, PALE, "none fits");
+        }
+        Some(tile) => {
+            Fill::Solid(tile.colour).draw(svg, inner, Some(&format!("{} {}", tile.winner, tile.by)));
+            let ink = ink_on(tile.colour);
+            svg.bold((middle.0, middle.1 - 3.0), Anchor::Middle, 11.5, ink, &tile.winner);
+            svg.text((middle.0, middle.1 + 13.0), Anchor::Middle, 11.0, ink, &tile.by);
+        }
+    }
+}
+
+/// Where a value lies among an axis's values, in steps from the first one, evenly on logarithmic scales; up to half a
+/// step outside.
+fn place(axis: &[(f64, String)], value: f64) -> Option<f64> {
+    let (first, second) = (axis.first()?.0, axis.get(1)?.0);
+    let (before, last) = (axis[axis.len() - 2].0, axis[axis.len() - 1].0);
+    let step = |a: f64, b: f64| (value / a).ln() / (b / a).ln();
+    let place = if value <= first {
+        step(first, second)
+    } else if value >= last {
+        (axis.len() - 1) as f64 + step(before, last) - 1.0
+    } else {
+        let above = axis.iter().position(|(at, _)| *at > value)?;
+        (above - 1) as f64 + step(axis[above - 1].0, axis[above].0)
+    };
+    (-0.5..=axis.len() as f64 - 0.5).contains(&place).then_some(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values lie between those of an axis by their logarithms, and at most half a step outside.
+    #[test]
+    fn values_lie_between_columns() {
+        let axis: Vec<(f64, String)> = [1.0, 4.0, 16.0].map(|value| (value, String::new())).into();
+        let close = |value, expected: f64| place(&axis, value).is_some_and(|found| (found - expected).abs() < 1e-9);
+        assert!(close(1.0, 0.0) && close(2.0, 0.5) && close(16.0, 2.0) && close(32.0, 2.5) && close(0.5, -0.5));
+        assert_eq!(place(&axis, 40.0), None);
+    }
+}
