@@ -9,10 +9,10 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use tawpipe::cluster::{Costs, Groups};
-use tawpipe::device::{AdamW, AdamWStep, Attention, Cpu, Device, Matrix, Memory, View};
+use tawpipe::device::{AdamW, AdamWStep, Attention, Cpu, Device, DeviceError, Matrix, Memory, View};
 use tawpipe::model::{Dtype, ModelShape, Recompute, init};
 use tawpipe::nn::Network;
-use tawpipe::plan::{Action, Batch, Job, Segment, step, systems};
+use tawpipe::plan::{Action, Batch, Job, Segment, Slot, step, systems};
 
 /// Processor seconds of this process.
 fn processor() -> f64 {
@@ -56,6 +56,12 @@ impl Timed {
 }
 
 impl Device for Timed {
+    fn memory(&self, slots: &[Slot]) -> Result<Memory, DeviceError> {
+        self.cpu.memory(slots)
+    }
+    fn finish(&self) -> Result<(), DeviceError> {
+        self.cpu.finish()
+    }
     fn matmul(&self, a: Matrix, b: Matrix, c: Matrix, add: bool) {
         let kind = match (a.col_stride, b.col_stride) {
             (1, 1) => "dx",
@@ -94,9 +100,18 @@ impl Device for Timed {
         let flops = 2.0 * (s.micro * s.seq * s.seq * s.heads * s.head_dim) as f64;
         self.time("attention", flops, |d| d.attention(s, qkv, out, lse));
     }
-    fn attention_backward(&self, s: &Attention, qkv: View, out: View, lse: View, dout: View, dqkv: View) {
+    fn attention_backward(
+        &self,
+        s: &Attention,
+        qkv: View,
+        out: View,
+        lse: View,
+        dout: View,
+        dqkv: View,
+        scratch: View,
+    ) {
         let flops = 5.0 * (s.micro * s.seq * s.seq * s.heads * s.head_dim) as f64;
-        self.time("attention_backward", flops, |d| d.attention_backward(s, qkv, out, lse, dout, dqkv));
+        self.time("attention_backward", flops, |d| d.attention_backward(s, qkv, out, lse, dout, dqkv, scratch));
     }
     fn swiglu(&self, gate_up: View, out: Matrix) {
         self.time("swiglu", 0.0, |d| d.swiglu(gate_up, out));
@@ -181,7 +196,7 @@ fn main() {
     }
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
     let device = Timed { cpu: Cpu::new(threads), times: Mutex::default(), on: profile };
-    let net = Network::new(&job.shape, &schedule.shards, batch, dtype, adamw, device);
+    let net = Network::new(&job.shape, &schedule.shards, batch, dtype, adamw, device).expect("a host never fails");
     plan.prepare.iter().for_each(|op| net.run(&op.action, &memory));
     let (mut scalars, mut stats) = (None, None);
     for op in &plan.train {

@@ -49,7 +49,8 @@ pub fn rates(dim: usize, dtype: Dtype) -> Rates {
     };
     let batch = Batch { seq: SEQ, micro: 1, micros: 1 };
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
-    let net = Network::new(&shape, &Shards::new(&shape, 1), batch, dtype, adamw, Cpu::new(1));
+    let net =
+        Network::new(&shape, &Shards::new(&shape, 1), batch, dtype, adamw, Cpu::new(1)).expect("the host never fails");
     let span = Span { micro: 1, seq: SEQ };
     let (block, head) = (Unit::Block(0), Unit::Head);
     let need = footprint(&shape, block, dtype, 1, SEQ);
@@ -69,20 +70,22 @@ pub fn rates(dim: usize, dtype: Dtype) -> Rates {
         slot("qkv", qkv, dtype),
         slot("dqkv", qkv, dtype),
         slot("lse", SEQ * heads, Dtype::F32),
+        slot("deltas", SEQ * heads, Dtype::F32),
     ]);
-    let [weights, gradient, input, output, saved, pending, work, targets, loss, qkv, dqkv, lse] =
+    let [weights, gradient, input, output, saved, pending, work, targets, loss, qkv, dqkv, lse, deltas] =
         std::array::from_fn(|slot| memory.slot(slot));
     // Small numbers of changing sign: neither denormal nor infinite after a few passes.
     let noise: Vec<f32> = (0..most.max(wide)).map(|i| ((i * 7919) % 255) as f32 / 6375.0 - 0.02).collect();
-    gradient.upload(&noise[..most]);
+    memory.upload(gradient, &noise[..most]).expect("the host never fails");
     net.device().cast(gradient, weights);
     net.device().cast(gradient.sub(0..wide.min(most)), input.sub(0..wide.min(most)));
-    targets.upload(&(0..SEQ as i32).collect::<Vec<_>>());
+    memory.upload(targets, &(0..SEQ as i32).collect::<Vec<_>>()).expect("the host never fails");
 
     let attention = Attention { micro: 1, seq: SEQ, heads, kv_heads: heads, head_dim: 64 };
     let flops = 2.0 * (SEQ * SEQ * shape.q_dim()) as f64;
     let forward_attention = median(|| net.device().attention(&attention, qkv, output, lse));
-    let backward_attention = median(|| net.device().attention_backward(&attention, qkv, output, lse, input, dqkv));
+    let backward_attention =
+        median(|| net.device().attention_backward(&attention, qkv, output, lse, input, dqkv, deltas));
 
     net.device().cast(gradient.sub(0..wide.min(most)), input.sub(0..wide.min(most)));
     let of = |unit| (weights.sub(0..unit_params(&shape, unit).1), gradient.sub(0..unit_params(&shape, unit).1));

@@ -1,6 +1,9 @@
 //! Where arithmetic happens: memory, views of it, and the operations that the model is made of.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod error;
 mod host;
 mod matrix;
 mod memory;
@@ -8,8 +11,9 @@ mod ops;
 mod view;
 
 pub use cpu::{Bf16Products, Cpu};
+pub use error::DeviceError;
 pub use host::{memory_bytes, processor_seconds};
 pub use matrix::Matrix;
-pub use memory::Memory;
+pub use memory::{Memory, Place};
 pub use ops::{AdamW, AdamWStep, Attention, Device};
 pub use view::{Element, View};

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Matrix, View};
+use super::{DeviceError, Matrix, Memory, View};
+use crate::plan::Slot;
 
 /// Sizes of a causal self-attention with grouped queries. A token's row of `qkv` holds `heads` queries, `kv_heads` keys
 /// and `kv_heads` values of `head_dim` elements.
@@ -90,6 +91,18 @@ impl AdamWStep {
 /// # Panics
 /// Operations panic when sizes or types do not fit: that is a defect of the caller, never of user input.
 pub trait Device: Send + Sync {
+    /// Memory that this device computes on, zeroed.
+    ///
+    /// # Errors
+    /// If there is not that much.
+    fn memory(&self, slots: &[Slot]) -> Result<Memory, DeviceError>;
+
+    /// Waits until every operation so far is complete: a GPU computes while its host goes on.
+    ///
+    /// # Errors
+    /// The first operation that failed; what followed it was not done.
+    fn finish(&self) -> Result<(), DeviceError>;
+
     /// `c = a·b`, or `c += a·b` with `add`. `a` and `b` have the same type (T), `c` has T or f32.
     fn matmul(&self, a: Matrix, b: Matrix, c: Matrix, add: bool);
 
@@ -125,7 +138,18 @@ pub trait Device: Send + Sync {
     fn attention(&self, shape: &Attention, qkv: View, out: View, lse: View);
 
     /// Backward of [`Device::attention`], from its inputs and results: writes the gradient of `qkv`, laid out like it.
-    fn attention_backward(&self, shape: &Attention, qkv: View, out: View, lse: View, dout: View, dqkv: View);
+    /// `scratch` is as large as `lse`.
+    #[allow(clippy::too_many_arguments, reason = "each is a tensor of the operation")]
+    fn attention_backward(
+        &self,
+        shape: &Attention,
+        qkv: View,
+        out: View,
+        lse: View,
+        dout: View,
+        dqkv: View,
+        scratch: View,
+    );
 
     /// `out = silu(gate) * up`; a row of `gate_up` is a row of gate, then one of up (T).
     fn swiglu(&self, gate_up: View, out: Matrix);

@@ -104,26 +104,3 @@ impl Element for f64 {
 impl Element for i32 {
     const DTYPE: Dtype = Dtype::I32;
 }
-
-/// Between plans: nothing else may be at work on the elements.
-impl View {
-    /// Copies values in.
-    ///
-    /// # Panics
-    /// If type or length differ.
-    pub fn upload<T: Element>(&self, values: &[T]) {
-        assert_eq!((self.dtype, self.len), (T::DTYPE, values.len()));
-        // SAFETY: host memory of this type; between plans nobody else touches it.
-        unsafe { self.slice_mut::<T>() }.copy_from_slice(values);
-    }
-
-    /// Copies values out.
-    ///
-    /// # Panics
-    /// If type or length differ.
-    pub fn download<T: Element>(&self, values: &mut [T]) {
-        assert_eq!((self.dtype, self.len), (T::DTYPE, values.len()));
-        // SAFETY: host memory of this type; between plans nobody else touches it.
-        values.copy_from_slice(unsafe { self.slice::<T>() });
-    }
-}

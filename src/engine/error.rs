@@ -1,6 +1,7 @@
 //! How a plan's run can fail.
 
 use crate::cluster::Rank;
+use crate::device::DeviceError;
 use crate::fabric::FabricError;
 
 /// Why a run did not end well. The engine cannot be used any more.
@@ -35,6 +36,14 @@ pub enum EngineError {
         what: String,
         /// What went wrong.
         source: FabricError,
+    },
+    /// The device failed.
+    #[error("rank {rank}: {source}")]
+    Device {
+        /// Whose plan.
+        rank: Rank,
+        /// What went wrong.
+        source: DeviceError,
     },
     /// The communication thread panicked; its message has been printed.
     #[error("rank {rank}: the communication thread panicked")]

@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::cluster::Rank;
-use crate::device::Memory;
+use crate::device::{DeviceError, Memory};
 use crate::fabric::{Sent, Transfers, Wire};
 use crate::plan::{Action, Lane, RankPlan, Span, Split};
 
@@ -54,6 +54,12 @@ struct Shared {
     events: Events,
     /// The communication thread's part of the last pass.
     report: Mutex<Report>,
+}
+
+impl Shared {
+    fn broken(&self, source: DeviceError) -> EngineError {
+        EngineError::Device { rank: self.rank, source }
+    }
 }
 
 #[derive(Default)]
@@ -139,7 +145,10 @@ impl Engine {
             let start = begin.elapsed();
             events.set_computing(true);
             match &op.action {
-                Action::Load { work, tokens } => source.load(work.micro, memory.view(*tokens)),
+                Action::Load { work, tokens } => {
+                    let fill = |tokens: &mut [i32]| source.load(work.micro, tokens);
+                    memory.feed(memory.view(*tokens), fill).map_err(|source| self.shared.broken(source))?;
+                }
                 action => compute.run(action, memory),
             }
             events.set_computing(false);
@@ -150,6 +159,7 @@ impl Engine {
             events.set_complete(id, self.pass);
         }
         exposed += events.join()?;
+        compute.finish().map_err(|source| self.shared.broken(source))?;
         let seconds = begin.elapsed().as_secs_f64();
         let report = self.shared.report.lock().expect("nobody panics with the report");
         let mut sent = report.sent.clone();

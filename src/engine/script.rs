@@ -17,7 +17,7 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, in the order of their discriminants.
-    pub(super) const ALL: [Phase; 3] = [Phase::Prepare, Phase::Train, Phase::Evaluate];
+    pub const ALL: [Phase; 3] = [Phase::Prepare, Phase::Train, Phase::Evaluate];
 
     /// The list.
     pub fn ops(self, plan: &RankPlan) -> &[Op] {

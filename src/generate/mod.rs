@@ -33,7 +33,7 @@ pub fn generate<D: Device>(
     }
     for _ in 0..count {
         let from = ids.len().saturating_sub(window.seq());
-        let logits = window.logits(&ids[from..]);
+        let logits = window.logits(&ids[from..])?;
         ids.push(sampler.pick(logits));
     }
     tokenizer.decode(&ids).context("decoding the text")

@@ -1,7 +1,7 @@
 //! A whole model in one process, for looking at it.
 
 use crate::checkpoint::Source;
-use crate::device::{AdamW, Device, Memory, View};
+use crate::device::{AdamW, Device, DeviceError, Memory, View};
 use crate::model::{Dtype, Shards, Unit, footprint};
 use crate::nn::{Network, Span};
 use crate::plan::{Batch, Segment, Slot};
@@ -14,17 +14,17 @@ pub struct Model {
 
 impl Model {
     /// Reads all tensors.
-    pub fn read(source: &dyn Source) -> anyhow::Result<Self> {
+    pub fn read(source: &dyn Source, device: &impl Device) -> anyhow::Result<Self> {
         let shards = Shards::new(source.shape(), 1);
         let slots: Vec<Slot> =
             shards.shards.iter().enumerate().map(|(i, s)| slot(&format!("shard {i}"), s.len, Dtype::F32)).collect();
-        let weights = Memory::new(&slots);
+        let weights = device.memory(&slots)?;
         for (shard, index) in shards.shards.iter().zip(0..) {
             let mut values = vec![0.0; shard.len];
             for param in &shard.params {
                 source.read(&param.name, 0, &mut values[param.offset..param.offset + param.len()])?;
             }
-            weights.slot(index).upload(&values);
+            weights.upload(weights.slot(index), &values)?;
         }
         Ok(Model { shards, weights })
     }
@@ -61,19 +61,19 @@ impl<D: Device> Window<D> {
     /// A window of `seq` tokens.
     pub fn new(source: &dyn Source, seq: usize, device: D) -> anyhow::Result<Self> {
         let shape = source.shape().clone();
-        let model = Model::read(source)?;
+        let model = Model::read(source, &device)?;
         let batch = Batch { seq, micro: 1, micros: 1 };
         // No step of AdamW will run.
         let adamw = AdamW { beta1: 0.0, beta2: 0.0, eps: 0.0, weight_decay: 0.0 };
-        let network = Network::new(&shape, &model.shards, batch, Dtype::F32, adamw, device);
+        let network = Network::new(&shape, &model.shards, batch, Dtype::F32, adamw, device)?;
         let work = [Unit::Block(0), Unit::Head].map(|unit| footprint(&shape, unit, Dtype::F32, 1, seq).workspace);
-        let memory = Memory::new(&[
+        let memory = network.device().memory(&[
             slot("tokens", seq, Dtype::I32),
             slot("hidden", seq * shape.dim, Dtype::F32),
             slot("hidden too", seq * shape.dim, Dtype::F32),
             slot("logits", shape.vocab, Dtype::F32),
             slot("workspace", work[0].max(work[1]), Dtype::Byte),
-        ]);
+        ])?;
         let logits = vec![0.0; shape.vocab];
         Ok(Window { model, network, seq, layers: shape.layers, dim: shape.dim, vocab: shape.vocab, memory, logits })
     }
@@ -90,14 +90,17 @@ impl<D: Device> Window<D> {
 
     /// Logits of the token that follows `context`, `[vocab]`.
     ///
+    /// # Errors
+    /// If the device fails.
+    ///
     /// # Panics
     /// If the context is empty, longer than the window, or holds an unknown token.
-    pub fn logits(&mut self, context: &[u32]) -> &[f32] {
+    pub fn logits(&mut self, context: &[u32]) -> Result<&[f32], DeviceError> {
         let len = context.len();
         assert!((1..=self.seq).contains(&len), "a context of {len} tokens in a window of {}", self.seq);
         let ids: Vec<i32> = context.iter().map(|id| i32::try_from(*id).expect("a token id")).collect();
         let tokens = self.memory.slot(TOKENS).sub(0..len);
-        tokens.upload(&ids);
+        self.memory.upload(tokens, &ids)?;
         let span = Span { micro: 1, seq: len };
         let hidden = HIDDEN.map(|slot| self.memory.slot(slot).sub(0..len * self.dim));
         let work = self.memory.slot(WORK);
@@ -110,7 +113,8 @@ impl<D: Device> Window<D> {
         let last = hidden[self.layers % 2].sub((len - 1) * self.dim..len * self.dim);
         let out = self.memory.slot(LOGITS);
         self.network.logits(self.model.weights(Unit::Head), last, out, work);
-        out.download(&mut self.logits);
-        &self.logits
+        self.network.device().finish()?;
+        self.memory.download(out, &mut self.logits)?;
+        Ok(&self.logits)
     }
 }

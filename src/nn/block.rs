@@ -246,8 +246,8 @@ impl<D: Device> Block<'_, D> {
         let keep = BlockSaved::new(self.shape, self.dtype, self.tokens());
         let work = BlockBackward::new(self.shape, self.dtype, self.tokens());
         let kept = |f| field(saved, f);
-        let [d_norm, d_attention, parts, again] =
-            [work.d_norm, work.d_attention, work.parts, work.inverse_rms].map(|f| field(workspace, f));
+        let [d_norm, d_attention, deltas, parts, again] =
+            [work.d_norm, work.d_attention, work.deltas, work.parts, work.inverse_rms].map(|f| field(workspace, f));
         let [m_dx, m_act, m_d_gate_up, m_d_norm, m_d_attention, m_d_qkv] =
             [dx, t.act, t.d_gate_up, d_norm, d_attention, t.d_qkv].map(|view| self.by_token(view));
         let eps = self.shape.norm_eps as f32;
@@ -267,7 +267,7 @@ impl<D: Device> Block<'_, D> {
         table.out.backward_input(device, weights, m_dx, m_d_attention);
         ready(Part::Out, m_dx, self.by_token(attention));
         let (qkv, lse) = (kept(keep.qkv), kept(keep.lse));
-        device.attention_backward(&self.attention(), qkv, attention, lse, d_attention, t.d_qkv);
+        device.attention_backward(&self.attention(), qkv, attention, lse, d_attention, t.d_qkv, deltas);
         device.rope(&self.attention(), t.d_qkv, self.rope, true);
         device.rmsnorm(input, weight1, eps, t.norm1, again);
         ready(Part::Qkv, m_d_qkv, self.by_token(t.norm1));

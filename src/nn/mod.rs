@@ -8,7 +8,7 @@ mod head;
 mod rope;
 mod weights;
 
-use crate::device::{AdamW, AdamWStep, Device, Memory, View};
+use crate::device::{AdamW, AdamWStep, Device, DeviceError, Memory, View};
 use crate::model::{Dtype, ModelShape, Shards, Unit, footprint};
 use crate::plan::{Action, Batch, Region};
 
@@ -50,8 +50,19 @@ pub struct Network<D> {
 
 impl<D: Device> Network<D> {
     /// A network that computes in `dtype` (f32 or bf16) on sequences of at most `batch.seq` tokens.
-    pub fn new(shape: &ModelShape, shards: &Shards, batch: Batch, dtype: Dtype, adamw: AdamW, device: D) -> Self {
-        Network {
+    ///
+    /// # Errors
+    /// If the device has no memory for the table of rotary angles.
+    pub fn new(
+        shape: &ModelShape,
+        shards: &Shards,
+        batch: Batch,
+        dtype: Dtype,
+        adamw: AdamW,
+        device: D,
+    ) -> Result<Self, DeviceError> {
+        Ok(Network {
+            rope: rope::table(&device, shape, batch.seq)?,
             device,
             shape: shape.clone(),
             shards: shards.clone(),
@@ -60,8 +71,7 @@ impl<D: Device> Network<D> {
             adamw,
             block: BlockTable::new(shape),
             head: HeadTable::new(shape),
-            rope: rope::table(shape, batch.seq),
-        }
+        })
     }
 
     /// Where it computes.

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 
 use crate::cluster::{Costs, UnitCost};
 use crate::deck::{CostSource, Deck};
-use crate::device::{AdamW, Cpu, Device, Memory, View};
+use crate::device::{AdamW, Cpu, Device, DeviceError, View};
 use crate::fabric::Control;
 use crate::model::{Dtype, ModelShape, Shards, Unit, footprint, init, unit_params};
 use crate::nn::{HeadOut, Network, Span};
@@ -41,7 +41,7 @@ pub fn settle(
     if again == [1] {
         if control.rank() == 0 {
             let batch = Batch { seq: deck.data.seq, micro: deck.batch.micro, micros: 1 };
-            costs = measure(shape, batch, deck.run.dtype, threads);
+            costs = measure(shape, batch, deck.run.dtype, threads)?;
         }
         let activation = deck.batch.micro * deck.data.seq * shape.dim * deck.run.dtype.bytes();
         costs.hop = hop(control, activation);
@@ -70,10 +70,11 @@ fn remembered(folder: &Path) -> anyhow::Result<Option<Costs>> {
 }
 
 /// Seconds of each part of the model on one micro-batch.
-fn measure(shape: &ModelShape, batch: Batch, dtype: Dtype, threads: usize) -> Costs {
+fn measure(shape: &ModelShape, batch: Batch, dtype: Dtype, threads: usize) -> Result<Costs, DeviceError> {
     let shards = Shards::new(shape, 1);
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
-    let net = Network::new(shape, &shards, batch, dtype, adamw, Cpu::new(threads));
+    let net = Network::new(shape, &shards, batch, dtype, adamw, Cpu::new(threads))?;
+    let device = net.device();
     let span = Span { micro: batch.micro, seq: batch.seq };
     let (tokens, wide) = (span.tokens(), span.tokens() * shape.dim);
     let need = footprint(shape, Unit::Block(0), dtype, batch.micro, batch.seq);
@@ -91,62 +92,67 @@ fn measure(shape: &ModelShape, batch: Batch, dtype: Dtype, threads: usize) -> Co
         ("loss", 1, Dtype::F64),
     ]
     .map(|(name, elems, dtype)| Slot { name: name.into(), elems, dtype, segment: Segment::Workspace, holds: None });
-    let memory = Memory::new(&slots);
+    let memory = device.memory(&slots)?;
     let [weights, gradient, input, output, saved, pending, workspace, ids, loss] =
         std::array::from_fn(|slot| memory.slot(slot));
-    let fill = |unit: Unit| {
-        gradient.upload(&vec![0.0f32; most]);
+    let fill = |unit: Unit| -> Result<(), DeviceError> {
+        memory.upload(gradient, &vec![0.0f32; most])?;
         for param in unit_params(shape, unit).0 {
             let mut values = vec![0.0; param.len()];
             init(0, &param, &mut values);
-            gradient.sub(param.offset..param.offset + param.len()).upload(&values);
+            memory.upload(gradient.sub(param.offset..param.offset + param.len()), &values)?;
         }
-        net.device().cast(gradient, weights);
+        device.cast(gradient, weights);
+        Ok(())
     };
     let part = |view: View, unit| view.sub(0..len(unit));
     let work = Some(workspace);
 
-    ids.upload(&(0..tokens).map(|i| (i % shape.vocab) as i32).collect::<Vec<_>>());
-    fill(Unit::Embed);
+    memory.upload(ids, &(0..tokens).map(|i| (i % shape.vocab) as i32).collect::<Vec<_>>())?;
+    fill(Unit::Embed)?;
     let table = part(weights, Unit::Embed);
     let embed = UnitCost {
-        forward: best(|| net.forward(Unit::Embed, span, table, ids, input, None, None)),
+        forward: best(device, || net.forward(Unit::Embed, span, table, ids, input, None, None)),
         backward_input: 0.0,
-        backward_weight: best(|| {
+        backward_weight: best(device, || {
             net.backward(Unit::Embed, span, None, ids, None, input, part(gradient, Unit::Embed), true, None);
         }),
     };
 
     let unit = Unit::Block(0);
-    fill(unit);
+    fill(unit)?;
     let (w, g) = (part(weights, unit), part(gradient, unit));
     let block = UnitCost {
-        forward: best(|| net.forward(unit, span, w, input, output, Some(saved), work)),
-        backward_input: best(|| net.backward_input(span, [w, input, saved, output, pending], work)),
-        backward_weight: best(|| net.backward_weight(span, pending, g, true)),
+        forward: best(device, || net.forward(unit, span, w, input, output, Some(saved), work)),
+        backward_input: best(device, || net.backward_input(span, [w, input, saved, output, pending], work)),
+        backward_weight: best(device, || net.backward_weight(span, pending, g, true)),
     };
 
-    fill(Unit::Head);
+    fill(Unit::Head)?;
     let (w, g) = (part(weights, Unit::Head), part(gradient, Unit::Head));
     let scale = 1.0 / tokens as f64;
     let out = HeadOut { dx: output, gradient: g, accumulate: true };
-    let forward = best(|| net.head_loss(w, input, ids, scale, None, loss, work));
-    let both = best(|| net.head_loss(w, input, ids, scale, Some(out), loss, work));
+    let forward = best(device, || net.head_loss(w, input, ids, scale, None, loss, work));
+    let both = best(device, || net.head_loss(w, input, ids, scale, Some(out), loss, work));
     // One op: how its backward divides does not matter to anyone.
     let half = (both - forward).max(0.0) / 2.0;
-    Costs { embed, block, head: UnitCost { forward, backward_input: half, backward_weight: half }, hop: 0.0 }
+    let head = UnitCost { forward, backward_input: half, backward_weight: half };
+    device.finish()?;
+    Ok(Costs { embed, block, head, hop: 0.0 })
 }
 
 /// Seconds of the fastest of a few runs, after one that only warms up.
-fn best(mut run: impl FnMut()) -> f64 {
-    run();
-    let times = (0..RUNS).map(|_| {
+fn best(device: &impl Device, mut run: impl FnMut()) -> f64 {
+    // A device that fails says so at the end.
+    let mut timed = || {
         let start = Instant::now();
         run();
+        let _ = device.finish();
         start.elapsed().as_secs_f64()
-    });
+    };
+    timed();
     // A clock that does not move would make a part cost nothing.
-    times.fold(f64::INFINITY, f64::min).max(1e-9)
+    (0..RUNS).map(|_| timed()).fold(f64::INFINITY, f64::min).max(1e-9)
 }
 
 /// Seconds that so many bytes take from rank 0 to rank 1, on rank 0.

@@ -119,7 +119,7 @@ impl<'a> Run<'a> {
         let plan = schedule.rank(rank);
         let bits = dataset.bytes_per_token().map(|bytes| 1.0 / (std::f64::consts::LN_2 * bytes));
         let validates = dataset.valid_batches() > 0;
-        let mut session = Session::new(&deck, schedule, plan, threads, Arc::new(dataset), wire);
+        let mut session = Session::new(&deck, schedule, plan, threads, Arc::new(dataset), wire)?;
         let step = load(&deck, options, control, &session, source.as_deref(), &folder)?;
         session.prepare()?;
         let peak = meter::peak(control, threads, deck.run.dtype);
@@ -248,7 +248,7 @@ impl<'a> Run<'a> {
             deck: self.deck.to_toml(),
         };
         let folder = folder::checkpoints(&self.folder);
-        let saved = self.session.save(&folder, &header, self.control).map_err(anyhow::Error::from);
+        let saved = self.session.save(&folder, &header, self.control);
         let path = agree(self.control, Exit::Failure, saved)?;
         if let Some((metrics, progress)) = &mut self.output {
             progress.note(&format!("checkpoint {}", path.display()));
@@ -308,7 +308,7 @@ fn load(
     folder: &std::path::Path,
 ) -> anyhow::Result<u64> {
     if options.resume {
-        let found = session.resume(&folder::checkpoints(folder), control).map_err(Into::into);
+        let found = session.resume(&folder::checkpoints(folder), control);
         let (path, header) = agree(control, Exit::BadInput, found)?;
         let steps = deck.run.steps;
         if header.step > steps {
@@ -322,8 +322,8 @@ fn load(
         return Ok(header.step);
     }
     match source {
-        Some(source) => agree(control, Exit::BadInput, session.read(source).map_err(Into::into))?,
-        None => session.initialise(deck.run.seed),
+        Some(source) => agree(control, Exit::BadInput, session.read(source))?,
+        None => session.initialise(deck.run.seed)?,
     }
     Ok(0)
 }

@@ -1,6 +1,5 @@
 //! One rank's training: its plan, its memory, its engine.
 
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,15 +8,15 @@ use crate::checkpoint::{self, Header};
 use crate::cluster::Rank;
 use crate::data::Dataset;
 use crate::deck::{self, Deck};
-use crate::device::{AdamW, Cpu, Memory, View};
+use crate::device::{AdamW, Cpu, Device, DeviceError, Memory};
 use crate::engine::{Engine, EngineError, Measured, Options, Phase, Poll, Source};
 use crate::fabric::Control;
 use crate::nn::Network;
 use crate::plan::systems::Schedule;
-use crate::plan::{RankPlan, Segment, SlotId, stats, step};
+use crate::plan::{Action, RankPlan, Segment, SlotId, stats, step};
 
 use super::MakeWire;
-use super::weights::{self, Incoming};
+use super::weights::{self, Incoming, Outgoing};
 
 /// What one iteration gave, the same on every rank but for `measured`.
 #[derive(Clone, Debug)]
@@ -54,18 +53,23 @@ impl Session {
         threads: usize,
         dataset: Arc<Dataset>,
         wire: &MakeWire,
-    ) -> Self {
+    ) -> Result<Self, DeviceError> {
         let job = &schedule.job;
         let [beta1, beta2] = deck.optim.betas;
         let adamw = AdamW { beta1, beta2, eps: deck.optim.eps, weight_decay: deck.optim.weight_decay };
-        let network = Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, adamw, Cpu::new(threads));
+        let device = Cpu::new(threads);
+        let mut memory = device.memory(&plan.slots)?;
+        let network = Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, adamw, device)?;
+        let loads =
+            |phase: Phase| phase.ops(&plan).iter().filter(|op| matches!(op.action, Action::Load { .. })).count();
+        let most = Phase::ALL.map(loads).into_iter().max().unwrap_or(0);
+        memory.expect_feeds(most, 2 * job.batch.micro_tokens())?;
         let poll = match deck.run.poll {
             deck::Poll::Nap => Poll::Nap,
             deck::Poll::Spin => Poll::Spin,
         };
         let timeout = Duration::from_secs_f64(deck.run.timeout.0);
         let options = Options { poll, timeout, trace: deck.run.trace.is_some(), ..Options::default() };
-        let memory = Memory::new(&plan.slots);
         let ranks = job.groups.ranks();
         let wire = wire(&schedule.splits);
         let engine = Engine::new(&plan, &schedule.splits, ranks, memory, Arc::new(network), wire, options);
@@ -75,7 +79,7 @@ impl Session {
         };
         let (step, stats) = (scalars("step"), scalars("stats"));
         let clip = if deck.optim.clip > 0.0 { deck.optim.clip } else { f64::INFINITY };
-        Session { schedule, engine, dataset, clip, step, stats, plan }
+        Ok(Session { schedule, engine, dataset, clip, step, stats, plan })
     }
 
     /// This rank's number.
@@ -89,33 +93,32 @@ impl Session {
     }
 
     /// Fills the masters with initial weights.
-    pub fn initialise(&self, seed: u64) {
-        weights::initialise(&self.schedule, &self.plan, self.memory(), seed);
+    pub fn initialise(&self, seed: u64) -> Result<(), DeviceError> {
+        weights::initialise(&self.schedule, &self.plan, self.memory(), seed)
     }
 
     /// Fills the masters from a model on disk.
-    pub fn read(&self, source: &dyn checkpoint::Source) -> checkpoint::Result<()> {
+    pub fn read(&self, source: &dyn checkpoint::Source) -> anyhow::Result<()> {
         let mut incoming = Incoming::new(&self.plan, false);
         for piece in incoming.pieces(&self.schedule, &self.plan) {
             source.read(piece.name, piece.start, piece.weights)?;
         }
-        incoming.store(&self.plan, self.memory());
-        Ok(())
+        Ok(incoming.store(&self.plan, self.memory())?)
     }
 
     /// Collective. Continues from the newest good checkpoint in a folder.
-    pub fn resume(&self, folder: &Path, control: &dyn Control) -> checkpoint::Result<(PathBuf, Header)> {
+    pub fn resume(&self, folder: &Path, control: &dyn Control) -> anyhow::Result<(PathBuf, Header)> {
         let mut incoming = Incoming::new(&self.plan, true);
         let mut pieces = incoming.pieces(&self.schedule, &self.plan);
         let found = checkpoint::resume(folder, &self.schedule.job.shape, &mut pieces, control)?;
-        incoming.store(&self.plan, self.memory());
+        incoming.store(&self.plan, self.memory())?;
         Ok(found)
     }
 
     /// Collective. Writes a checkpoint into a folder.
-    pub fn save(&self, folder: &Path, header: &Header, control: &dyn Control) -> checkpoint::Result<PathBuf> {
-        let pieces = weights::outgoing(&self.schedule, &self.plan, self.memory());
-        checkpoint::save(folder, header, &pieces, control)
+    pub fn save(&self, folder: &Path, header: &Header, control: &dyn Control) -> anyhow::Result<PathBuf> {
+        let outgoing = Outgoing::new(&self.plan, self.memory())?;
+        Ok(checkpoint::save(folder, header, &outgoing.pieces(&self.schedule), control)?)
     }
 
     /// Fills what is derived from the masters. Call it once they are loaded.
@@ -127,7 +130,7 @@ impl Session {
     pub fn step(&mut self, number: u64, lr: f64) -> Result<StepResult, EngineError> {
         let mut scalars = [0.0; step::LEN];
         (scalars[step::LR], scalars[step::NUMBER], scalars[step::CLIP]) = (lr, number as f64, self.clip);
-        self.memory().slot(self.step).upload(&scalars);
+        self.upload(self.step, &scalars)?;
         let (found, measured) = self.pass(Phase::Train, Feed::Step(number - 1))?;
         Ok(StepResult { loss: found[stats::LOSS], grad_norm: found[stats::SQUARES].sqrt(), measured })
     }
@@ -143,13 +146,22 @@ impl Session {
     }
 
     fn pass(&mut self, phase: Phase, feed: Feed) -> Result<([f64; stats::LEN], Measured), EngineError> {
-        let stats = self.memory().slot(self.stats);
-        stats.upload(&[0.0; stats::LEN]);
-        let source = Loader { dataset: &self.dataset, feed, buffer: RefCell::default() };
+        self.upload(self.stats, &[0.0; stats::LEN])?;
+        let source = Loader { dataset: &self.dataset, feed };
         let measured = self.engine.run(phase, &source)?;
         let mut found = [0.0; stats::LEN];
-        stats.download(&mut found);
+        let memory = self.memory();
+        memory.download(memory.slot(self.stats), &mut found).map_err(|source| self.broken(source))?;
         Ok((found, measured))
+    }
+
+    fn upload(&self, slot: SlotId, values: &[f64]) -> Result<(), EngineError> {
+        let memory = self.memory();
+        memory.upload(memory.slot(slot), values).map_err(|source| self.broken(source))
+    }
+
+    fn broken(&self, source: DeviceError) -> EngineError {
+        EngineError::Device { rank: self.rank(), source }
     }
 }
 
@@ -167,14 +179,11 @@ enum Feed {
 struct Loader<'a> {
     dataset: &'a Dataset,
     feed: Feed,
-    buffer: RefCell<Vec<i32>>,
 }
 
 impl Source for Loader<'_> {
-    fn load(&self, micro: usize, tokens: View) {
-        let mut buffer = self.buffer.borrow_mut();
-        buffer.resize(tokens.len(), 0);
-        let (inputs, targets) = buffer.split_at_mut(tokens.len() / 2);
+    fn load(&self, micro: usize, tokens: &mut [i32]) {
+        let (inputs, targets) = tokens.split_at_mut(tokens.len() / 2);
         match self.feed {
             Feed::Nothing => panic!("nothing is loaded while preparing"),
             Feed::Step(number) => self.dataset.micro(number, micro, inputs, targets),
@@ -182,6 +191,5 @@ impl Source for Loader<'_> {
                 self.dataset.valid_micro(batch, micro, inputs, targets);
             }
         }
-        tokens.upload(&buffer);
     }
 }

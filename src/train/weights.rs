@@ -1,10 +1,12 @@
 //! What a rank's memory starts with, and what of it goes into a checkpoint.
 
+use std::borrow::Cow;
+
 use crate::checkpoint::{Piece, PieceMut, pieces, pieces_mut};
-use crate::device::Memory;
+use crate::device::{DeviceError, Memory};
 use crate::model::init;
 use crate::plan::systems::Schedule;
-use crate::plan::{RankPlan, Segment, SlotId};
+use crate::plan::{Holding, RankPlan, Segment, SlotId};
 
 /// The slots of one run of parameters: master weights and both moments.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +28,7 @@ fn owned(plan: &RankPlan) -> impl Iterator<Item = Owned> + '_ {
 }
 
 /// Fills the masters with initial weights.
-pub fn initialise(schedule: &Schedule, plan: &RankPlan, memory: &Memory, seed: u64) {
+pub fn initialise(schedule: &Schedule, plan: &RankPlan, memory: &Memory, seed: u64) -> Result<(), DeviceError> {
     for Owned { slots } in owned(plan) {
         let place = plan.slots[slots[0]].holds.as_ref().expect("masters hold parameters");
         for param in &schedule.shards.shards[place.shard].params {
@@ -36,10 +38,11 @@ pub fn initialise(schedule: &Schedule, plan: &RankPlan, memory: &Memory, seed: u
                 let mut whole = vec![0.0; param.len()];
                 init(seed, param, &mut whole);
                 let here = start - place.range.start..end - place.range.start;
-                memory.slot(slots[0]).sub(here).upload(&whole[start - param.offset..end - param.offset]);
+                memory.upload(memory.slot(slots[0]).sub(here), &whole[start - param.offset..end - param.offset])?;
             }
         }
     }
+    Ok(())
 }
 
 /// Values of a rank's masters and moments, on their way from a file.
@@ -69,24 +72,38 @@ impl Incoming {
     }
 
     /// Moves everything into the rank's memory.
-    pub fn store(self, plan: &RankPlan, memory: &Memory) {
+    pub fn store(self, plan: &RankPlan, memory: &Memory) -> Result<(), DeviceError> {
         for (run, values) in owned(plan).zip(self.buffers) {
             for (slot, values) in run.slots.into_iter().zip(values).filter(|(_, values)| !values.is_empty()) {
-                memory.slot(slot).upload(&values);
+                memory.upload(memory.slot(slot), &values)?;
             }
         }
+        Ok(())
     }
 }
 
 /// What a rank writes into a checkpoint: of what it keeps, everything of which it has the primary copy.
-pub fn outgoing<'a>(schedule: &'a Schedule, plan: &'a RankPlan, memory: &'a Memory) -> Vec<Piece<'a>> {
-    let place = |run: &Owned| plan.slots[run.slots[0]].holds.as_ref().expect("masters hold parameters");
-    owned(plan)
-        .filter(|run| place(run).primary)
-        .flat_map(|run| {
-            let place = place(&run);
+pub struct Outgoing<'a> {
+    /// One entry a run of parameters: its shard and elements, weights, first and second moment.
+    runs: Vec<(&'a Holding, [Cow<'a, [f32]>; 3])>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// Copies what the host cannot read where it lies.
+    pub fn new(plan: &'a RankPlan, memory: &'a Memory) -> Result<Self, DeviceError> {
+        let place = |run: &Owned| plan.slots[run.slots[0]].holds.as_ref().expect("masters hold parameters");
+        let runs = owned(plan).map(|run| (place(&run), run)).filter(|(place, _)| place.primary).map(|(place, run)| {
             let [weights, moment1, moment2] = run.slots.map(|slot| memory.floats(slot));
+            Ok((place, [weights?, moment1?, moment2?]))
+        });
+        Ok(Outgoing { runs: runs.collect::<Result<_, _>>()? })
+    }
+
+    /// The tensors, or the parts of tensors.
+    pub fn pieces<'b>(&'b self, schedule: &'b Schedule) -> Vec<Piece<'b>> {
+        let pieces = |(place, [weights, moment1, moment2]): &'b (&Holding, [Cow<[f32]>; 3])| {
             pieces(&schedule.shards.shards[place.shard], place.range.clone(), weights, moment1, moment2)
-        })
-        .collect()
+        };
+        self.runs.iter().flat_map(pieces).collect()
+    }
 }

@@ -104,7 +104,7 @@ fn train(name: &str, dtype: Dtype, recompute: bool, threads: usize, steps: usize
         eps: number("eps"),
         weight_decay: number("weight_decay"),
     };
-    let net = Network::new(&shape, &shards, batch, dtype, adamw, Cpu::new(threads));
+    let net = Network::new(&shape, &shards, batch, dtype, adamw, Cpu::new(threads)).unwrap();
     let units = load(&shape, &folder, dtype);
     let stream: Vec<i32> = std::fs::read(folder.join("tokens.bin"))
         .unwrap()

@@ -33,7 +33,7 @@ const SPAN: Span = Span { micro: 2, seq: 5 };
 fn network(shape: &ModelShape, dtype: Dtype) -> Network<Cpu> {
     let batch = Batch { seq: 5, micro: 2, micros: 1 };
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
-    Network::new(shape, &Shards::new(shape, 1), batch, dtype, adamw, Cpu::new(1))
+    Network::new(shape, &Shards::new(shape, 1), batch, dtype, adamw, Cpu::new(1)).unwrap()
 }
 
 /// Random weights of a unit, of a size at which nothing saturates and every branch matters.

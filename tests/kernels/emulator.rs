@@ -5,7 +5,12 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::gpu::{Arg, Launch, Launcher};
+use tawpipe::device::cuda::{Arg, Launch, Launcher};
+use tawpipe::device::{Cpu, Device, DeviceError, Matrix, Memory, View};
+use tawpipe::model::Dtype;
+use tawpipe::plan::Slot;
+
+use crate::support;
 
 #[repr(C)]
 struct Buffer {
@@ -64,13 +69,18 @@ fn entry() -> Entry {
     })
 }
 
-/// Runs kernels with the order of blocks and threads drawn from a seed.
-#[derive(Clone, Copy, Debug)]
+/// Runs kernels with the order of blocks and threads drawn from a seed; matrix products are the host's.
 pub struct Emulator {
     pub seed: u64,
+    products: Cpu,
+    squares: support::Buffer,
 }
 
 impl Emulator {
+    pub fn new(seed: u64) -> Self {
+        Emulator { seed, products: Cpu::new(1), squares: support::Buffer::new(1024, Dtype::F64) }
+    }
+
     /// Runs a kernel; the error is the emulator's complaint.
     pub fn run(&self, launch: &Launch) -> Result<Report, String> {
         let kernel = CString::new(launch.kernel.as_str()).unwrap();
@@ -111,5 +121,26 @@ impl Launcher for Emulator {
             Ok(report) => assert_eq!(report.conflicts, 0, "matrix loads that wait for each other: {launch:?}"),
             Err(complaint) => panic!("{complaint}\n{launch:?}"),
         }
+    }
+
+    fn matmul(&self, a: Matrix, b: Matrix, c: Matrix, add: bool) {
+        self.products.matmul(a, b, c, add);
+    }
+
+    fn memory(&self, slots: &[Slot]) -> Result<Memory, DeviceError> {
+        Ok(Memory::new(slots))
+    }
+
+    fn finish(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// An H100's.
+    fn shared(&self) -> usize {
+        227 * 1024
+    }
+
+    fn squares(&self) -> View {
+        self.squares.view()
     }
 }

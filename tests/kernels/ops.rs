@@ -2,34 +2,24 @@
 //! the kernels' vectors and blocks.
 
 use half::bf16;
+use tawpipe::device::cuda::Gpu;
 use tawpipe::device::{AdamW, AdamWStep, Attention, Cpu, Device, Matrix};
 use tawpipe::model::{Dtype, NORM_PARTS};
 
 use crate::emulator::Emulator;
-use crate::gpu::{Gpu, Scratch};
 use crate::support::{Buffer, Random, TYPES, close};
 
-/// A device of emulated kernels, with its scratch memory.
-pub struct Emulated {
-    pub device: Gpu<Emulator>,
-    _scratch: [Buffer; 2],
-}
-
-impl Emulated {
-    /// With `deltas` rows of attention.
-    pub fn new(seed: u64, deltas: usize) -> Self {
-        let scratch = [Buffer::new(1024, Dtype::F64), Buffer::new(deltas, Dtype::F32)];
-        let views = Scratch { squares: scratch[0].view(), deltas: scratch[1].view() };
-        Emulated { device: Gpu::new(Emulator { seed }, views), _scratch: scratch }
-    }
+/// A device of emulated kernels, whose threads run in an order drawn from a seed.
+pub fn emulated(seed: u64) -> Gpu<Emulator> {
+    Gpu::new(Emulator::new(seed))
 }
 
 /// Runs an operation on the CPU and, with two orders of threads, on the emulated GPU; returns the CPU's results and the
 /// emulated ones, which must not depend on the order.
-pub fn both<R: PartialEq>(deltas: usize, run: impl Fn(&dyn Device) -> R) -> (R, R) {
-    let emulated = |seed| run(&Emulated::new(seed, deltas).device);
-    let first = emulated(1);
-    assert!(first == emulated(2), "the order of threads changed bits");
+pub fn both<R: PartialEq>(run: impl Fn(&dyn Device) -> R) -> (R, R) {
+    let gpu = |seed| run(&emulated(seed));
+    let first = gpu(1);
+    assert!(first == gpu(2), "the order of threads changed bits");
     (run(&Cpu::new(1)), first)
 }
 
@@ -56,7 +46,7 @@ fn norms() {
             let [x, old, dout, dx] = [(); 4].map(|()| random.vec(rows * dim));
             let (weight, dweight) = (random.vec(dim), random.vec(dim));
             for add in [false, true] {
-                let (cpu, gpu) = both(0, |device| {
+                let (cpu, gpu) = both(|device| {
                     let [x, sum, dout] = [&x, &old, &dout].map(|values| Buffer::of(values, dtype));
                     let weight = Buffer::of(&weight, dtype);
                     let (out, after) = (blank(rows * dim, dtype), blank(rows * dim, dtype));
@@ -102,7 +92,7 @@ fn swiglu() {
             let spread = |i: usize| if i.is_multiple_of(7) { 120.0 } else { 3.0 };
             let values: Vec<f32> = (0..rows * 2 * width).map(|i| random.one() * spread(i)).collect();
             let d = random.vec(rows * width);
-            let (cpu, gpu) = both(0, |device| {
+            let (cpu, gpu) = both(|device| {
                 let (gate_up, act) = (Buffer::of(&values, dtype), Buffer::of(&d, dtype));
                 let (out, d_gate_up) = (blank(rows * width, dtype), blank(rows * 2 * width, dtype));
                 device.swiglu(gate_up.view(), Matrix::new(out.view(), rows, width));
@@ -127,7 +117,7 @@ fn rope() {
             let qkv = random.vec(shape.tokens() * shape.row());
             let table = random.vec(shape.seq * head_dim);
             for inverse in [false, true] {
-                let (cpu, gpu) = both(0, |device| {
+                let (cpu, gpu) = both(|device| {
                     let (qkv, table) = (Buffer::of(&qkv, dtype), Buffer::f32(&table));
                     device.rope(&shape, qkv.view(), table.view(), inverse);
                     bits(&qkv)
@@ -146,7 +136,7 @@ fn embedding() {
         for (count, vocab, dim) in [(1, 3, 5), (700, 40, 72), (300, 257, 2056)] {
             let tokens: Vec<i32> = (0..count).map(|_| (random.bits() % vocab as u64) as i32 / 2).collect();
             let (table, dout) = (random.vec(vocab * dim), random.vec(count * dim));
-            let (cpu, gpu) = both(0, |device| {
+            let (cpu, gpu) = both(|device| {
                 let (ids, sums) = (Buffer::i32(&tokens), Buffer::f32(&table));
                 let (table, dout, out) =
                     (Buffer::of(&table, dtype), Buffer::of(&dout, dtype), blank(count * dim, dtype));
@@ -168,7 +158,7 @@ fn cross_entropy() {
         let targets: Vec<i32> = (0..rows).map(|i| if i % 5 == 3 { -1 } else { (i * 1037 % vocab) as i32 }).collect();
         for (dtype, rounding) in TYPES {
             for train in [false, true] {
-                let (cpu, gpu) = both(0, |device| {
+                let (cpu, gpu) = both(|device| {
                     let (data, ids) = (Buffer::f32(&logits), Buffer::i32(&targets));
                     let (sum, scratch) = (Buffer::f64(&[1.5]), blank(rows, Dtype::F32));
                     let matrix = Matrix::new(data.view(), rows, vocab);
@@ -202,7 +192,7 @@ fn divergence_is_visible() {
         let (data, ids) = (Buffer::f32(&values), Buffer::i32(&[3]));
         let (sum, scratch) = (Buffer::f64(&[0.0]), Buffer::new(1, Dtype::F32));
         let matrix = Matrix::new(data.view(), 1, 40);
-        Emulated::new(1, 0).device.cross_entropy(matrix, ids.view(), 1.0, sum.view(), scratch.view(), Some(matrix));
+        emulated(1).cross_entropy(matrix, ids.view(), 1.0, sum.view(), scratch.view(), Some(matrix));
         assert_eq!(sum.wide()[0].is_finite(), finite, "{bad} gave a loss of {}", sum.wide()[0]);
     }
 }
@@ -216,7 +206,7 @@ fn adamw() {
         for (decay, clip) in [(false, f64::INFINITY), (true, 1.0)] {
             let weights = random.vec(n);
             let gradients = [(); 3].map(|()| random.vec(n));
-            let (cpu, gpu) = both(0, |device| {
+            let (cpu, gpu) = both(|device| {
                 let (master, stats) = (Buffer::f32(&weights), Buffer::f64(&[0.0, 0.0]));
                 let (m, v) = (Buffer::new(n, Dtype::F32), Buffer::new(n, Dtype::F32));
                 let copy = home.map(|dtype| blank(n, dtype));
@@ -255,7 +245,7 @@ fn flat_operations() {
         let (old, special) = (random.vec(n + first), [f32::INFINITY, f32::NAN]);
         for (from, to) in [Dtype::F32, Dtype::Bf16].into_iter().flat_map(|a| [Dtype::F32, Dtype::Bf16].map(|b| (a, b)))
         {
-            let (cpu, gpu) = both(0, |device| {
+            let (cpu, gpu) = both(|device| {
                 let mut values = values.clone();
                 let count = special.len().min(n - 1);
                 values[first..first + count].copy_from_slice(&special[..count]);
@@ -271,7 +261,7 @@ fn flat_operations() {
             });
             assert!(cpu == gpu, "{n} elements from {first}, {from:?} to {to:?}");
         }
-        let (cpu, gpu) = both(0, |device| {
+        let (cpu, gpu) = both(|device| {
             let (x, sum) = (Buffer::f32(&values), Buffer::f64(&[2.0]));
             device.add_squares(x.view().sub(first..first + n), sum.view());
             bits(&sum)

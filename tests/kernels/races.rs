@@ -1,7 +1,8 @@
 //! The emulator finds what a GPU would only sometimes show.
 
 use crate::emulator::Emulator;
-use crate::gpu::{Arg, Launch};
+use tawpipe::device::cuda::{Arg, Launch};
+
 use crate::support::{Buffer, Random};
 
 /// What a reader finds who comes too early or just in time.
@@ -41,7 +42,7 @@ fn defects_are_found() {
             let grid = [if *name == "overlapping_blocks" { 2 } else { 1 }, 1, 1];
             let shared = if *name == "shared_too_small" { 128 } else { 0 };
             let launch = Launch { kernel: format!("racy_{name}"), grid, block: 64, shared, args };
-            let complaint = Emulator { seed }.run(&launch).expect_err(name);
+            let complaint = Emulator::new(seed).run(&launch).expect_err(name);
             assert!(words.iter().any(|words| complaint.contains(words)), "{name}: {complaint}");
         }
     }
@@ -58,7 +59,7 @@ fn wrong_launches_are_refused() {
         shared: 0,
         args: vec![out.view().into(), Arg::I64(256)],
     };
-    let emulator = Emulator { seed: 1 };
+    let emulator = Emulator::new(1);
     emulator.run(&good).unwrap();
     let mistakes = [
         (Launch { kernel: "clean".into(), ..good.clone() }, "no such kernel"),

@@ -5,7 +5,7 @@ use tawpipe::model::{Dtype, ModelShape, Shards, Unit, footprint, unit_params};
 use tawpipe::nn::{HeadOut, Network, Span};
 use tawpipe::plan::Batch;
 
-use crate::ops::Emulated;
+use crate::ops::emulated;
 use crate::support::{Buffer, Random, TYPES, close};
 
 const SPAN: Span = Span { micro: 2, seq: 19 };
@@ -46,7 +46,7 @@ fn weights(shape: &ModelShape, unit: Unit, random: &mut Random) -> Vec<f32> {
 fn pass<D: Device>(device: D, shape: &ModelShape, dtype: Dtype, all: &[Vec<f32>; 3], tokens: &[i32]) -> Vec<Vec<f64>> {
     let batch = Batch { seq: SPAN.seq, micro: SPAN.micro, micros: 1 };
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
-    let net = Network::new(shape, &Shards::new(shape, 1), batch, dtype, adamw, device);
+    let net = Network::new(shape, &Shards::new(shape, 1), batch, dtype, adamw, device).unwrap();
     let block = Unit::Block(0);
     let size = footprint(shape, block, dtype, SPAN.micro, SPAN.seq);
     let (saved, work) = (Buffer::new(size.saved, Dtype::Byte), Buffer::new(net.workspace(SPAN), Dtype::Byte));
@@ -76,9 +76,8 @@ fn a_model_learns_the_same() {
         let all = [Unit::Embed, Unit::Block(0), Unit::Head].map(|unit| weights(&shape, unit, &mut random));
         let tokens: Vec<i32> = (0..SPAN.tokens()).map(|_| (random.bits() % shape.vocab as u64) as i32).collect();
         for (dtype, rounding) in TYPES {
-            let rows = SPAN.tokens() * shape.heads;
             let cpu = pass(Cpu::new(1), &shape, dtype, &all, &tokens);
-            let gpu = pass(Emulated::new(3, rows).device, &shape, dtype, &all, &tokens);
+            let gpu = pass(emulated(3), &shape, dtype, &all, &tokens);
             let names = ["output", "loss", "output's gradient", "head", "input's gradient", "block", "embedding"];
             for (name, (gpu, cpu)) in names.iter().zip(gpu.iter().zip(&cpu)) {
                 close(&format!("{name}, {dtype:?}, {} wide", shape.dim), gpu, cpu, 8.0 * rounding);

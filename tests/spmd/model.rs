@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tawpipe::cluster::{Costs, Groups, Rank};
-use tawpipe::device::{AdamW, Cpu, Memory, View};
+use tawpipe::device::{AdamW, Cpu, DeviceError, Memory};
 use tawpipe::engine::{Compute, Engine, EngineError, Measured, Options, Phase, Source};
 use tawpipe::fabric::Wire;
 use tawpipe::model::{Dtype, ModelShape, Recompute, init};
@@ -67,6 +67,10 @@ impl Compute for Fragile {
         assert!(!forward || self.left.fetch_sub(1, Ordering::Relaxed) > 0, "this rank has had enough");
         self.network.run(action, memory);
     }
+
+    fn finish(&self) -> Result<(), DeviceError> {
+        self.network.finish()
+    }
 }
 
 /// Random tokens that depend on step and micro-batch only.
@@ -77,15 +81,13 @@ struct Tokens {
 }
 
 impl Source for Tokens {
-    fn load(&self, micro: usize, tokens: View) {
+    fn load(&self, micro: usize, tokens: &mut [i32]) {
         let n = self.batch.micro_tokens();
         assert_eq!(tokens.len(), 2 * n);
         let token = |i: usize| {
             let mixed = ((self.step * 1000 + micro) * 1000 + i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
             (mixed % self.vocab) as i32
         };
-        // SAFETY: the engine gives this op the tokens until it returns.
-        let tokens = unsafe { tokens.slice_mut::<i32>() };
         for i in 0..n {
             // Targets are the inputs one further, as in a text.
             (tokens[i], tokens[n + i]) = (token(i), token(i + 1));
@@ -133,7 +135,7 @@ impl Trainer {
             }
         }
         let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
-        let network = Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, adamw, Cpu::new(1));
+        let network = Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, adamw, Cpu::new(1)).unwrap();
         let network = Fragile { network, left: AtomicUsize::new(forwards) };
         let wire = wire(&schedule.splits);
         let ranks = job.groups.ranks();

@@ -49,10 +49,10 @@ pub fn train(deck: &Deck, change: impl Fn(&mut RankPlan) + Sync) -> Outcome {
         change(&mut plan);
         let wire = |_: &[Split]| (groups.ranks() > 1).then(|| Box::new(world.wire()) as Box<dyn Wire>);
         let wire: &MakeWire = &wire;
-        let mut session = Session::new(deck, schedule, plan, 1, data, wire);
+        let mut session = Session::new(deck, schedule, plan, 1, data, wire).unwrap();
         match source {
             Some(source) => session.read(source.as_ref()).unwrap(),
-            None => session.initialise(deck.run.seed),
+            None => session.initialise(deck.run.seed).unwrap(),
         }
         session.prepare().unwrap();
         let mut outcome = Outcome::default();
@@ -86,7 +86,7 @@ fn gradients(session: &Session) -> BTreeMap<String, f64> {
         if !session.plan.slots[master.slot].holds.as_ref().expect("a master is of a shard").primary {
             continue;
         }
-        let values = &session.memory().floats(gradient.slot)[gradient.range()];
+        let values = &session.memory().floats(gradient.slot).unwrap()[gradient.range()];
         for param in &session.schedule.shards.shards[*shard].params {
             let own = param.offset..param.offset + param.len();
             let (start, end) = (own.start.max(range.start), own.end.min(range.end));

@@ -24,9 +24,9 @@ mod vector;
 use self::element::typed;
 use self::pool::Pool;
 use self::simd::wide;
-use super::{AdamWStep, Attention, Device, Matrix, View};
+use super::{AdamWStep, Attention, Device, DeviceError, Matrix, Memory, View};
 use crate::model::{Dtype, NORM_PARTS};
-use crate::plan::{stats, step};
+use crate::plan::{Slot, stats, step};
 
 /// Elements below which a second thread is not worth waking.
 const GRAIN: usize = 1 << 14;
@@ -113,6 +113,14 @@ unsafe fn rows_mut<'a, T>(view: View, rows: &std::ops::Range<usize>, width: usiz
 // SAFETY of all blocks below: the plan's order keeps other operations off the views (see `View`); within an operation
 // threads write disjoint rows; `typed!` gives the type that the view's dtype names.
 impl Device for Cpu {
+    fn memory(&self, slots: &[Slot]) -> Result<Memory, DeviceError> {
+        Ok(Memory::new(slots))
+    }
+
+    fn finish(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     fn matmul(&self, a: Matrix, b: Matrix, c: Matrix, add: bool) {
         assert!(a.cols == b.rows && a.rows == c.rows && b.cols == c.cols, "{a:?} · {b:?} -> {c:?}");
         assert_eq!(a.view.dtype(), b.view.dtype());
@@ -208,7 +216,16 @@ impl Device for Cpu {
         }));
     }
 
-    fn attention_backward(&self, shape: &Attention, qkv: View, out: View, lse: View, dout: View, dqkv: View) {
+    fn attention_backward(
+        &self,
+        shape: &Attention,
+        qkv: View,
+        out: View,
+        lse: View,
+        dout: View,
+        dqkv: View,
+        _scratch: View,
+    ) {
         let (hd, seq) = (shape.head_dim, shape.seq);
         if self.bf16 == Bf16Products::Amx && qkv.dtype() == Dtype::Bf16 {
             return self.pool.each(shape.micro * shape.kv_heads, |i| unsafe {
