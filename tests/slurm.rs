@@ -340,27 +340,36 @@ fn srun_without_pmix_is_caught() {
 }
 
 /// A node's cable is pulled in mid-step: the job ends with a line that names op, shard and peer, within `run.timeout` and
-/// the time that ending takes; it is requeued, and finishes once the cable is back, with the same losses.
+/// the time that ending takes; it is requeued, and finishes once the cable is back.
 #[test]
 fn a_lost_link_is_noticed_and_outlived() {
-    // Slow links, so that at nearly any moment some transfer of a step is under way.
+    // Slow links, so that at nearly any moment a shard is on its way.
     let Some(cluster) = Cluster::up(&["--nodes", "2", "--slurm", "--rate", "20mbit"]) else { return };
-    let job = cluster.train("run", &[], &["run.steps=30", "run.checkpoint_every=5", "run.timeout=4"]);
-    cluster.until_step("run", 7);
-    cluster.call(&["link", "n2", "--down"]);
-    let start = Instant::now();
-    let log = cluster.until("run.out", "no progress for 4 s", 1);
-    assert!(start.elapsed() < Duration::from_secs(12), "noticed after {:?}", start.elapsed());
-    let line = log.lines().find(|line| line.contains("no progress for 4 s")).unwrap();
-    // Nearly every message is of a shard; the sum of the statistics is of none.
-    let carries = line.contains("shard ") || line.contains("scalars");
-    assert!(carries && ["op ", "rank "].iter().all(|word| line.contains(word)), "{line}");
-    cluster.until("run.out", "; requeued", 1);
-    assert!(start.elapsed() < Duration::from_secs(40), "ended after {:?}", start.elapsed());
-    cluster.call(&["link", "n2", "--up"]);
+    let job = cluster.train("run", &[], &["run.steps=40", "run.checkpoint_every=5", "run.timeout=4"]);
+    // A cut between two steps is noticed too, but in other words: then once more.
+    let mut cuts = 0;
+    loop {
+        // Two steps after a checkpoint, far from the next.
+        let next = cluster.losses("run").len() / 5 * 5 + 7;
+        cluster.until_step("run", next);
+        cluster.call(&["link", "n2", "--down"]);
+        cuts += 1;
+        let start = Instant::now();
+        let log = cluster.until("run.out", "srun: Job step aborted", cuts);
+        assert!(start.elapsed() < Duration::from_secs(15), "ended after {:?}", start.elapsed());
+        // Slurm may wait for the lost node before it answers the script's wish to be requeued.
+        cluster.call(&["link", "n2", "--up"]);
+        cluster.until("run.out", "; requeued", cuts);
+        let names =
+            |line: &str| ["no progress for 4 s", "op ", "shard ", "rank "].iter().all(|word| line.contains(word));
+        if log.lines().any(names) {
+            break;
+        }
+        assert!(cuts < 4, "no line names op, shard and peer:\n{log}");
+    }
     cluster.until_done("run");
     cluster.until_idle();
     assert_eq!(cluster.state(&job), "COMPLETED");
-    assert_eq!(cluster.losses("run").len(), 30);
+    assert_eq!(cluster.losses("run").len(), 40);
     assert!(cluster.text("run.out").contains("continuing from"));
 }

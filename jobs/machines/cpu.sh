@@ -11,9 +11,10 @@ settings=(--set "run.threads=$((cores > 1 ? cores - 1 : 1))")
 launch() {
     # --mpi=pmix          how Open MPI's ranks find each other; without it each would be alone
     # --kill-on-bad-exit  a rank that dies takes the others along at once instead of after run.timeout
+    # --wait              once a rank has ended, all have, but a lost node may never say so: go on after 20 s
     # --cpus-per-task     srun no longer takes it from sbatch, since Slurm 22.05
     # --cpu-bind=cores    a task's threads stay on its cores; with one core only they may use what else is idle
     local bind=()
     [ "$cores" -eq 1 ] || bind=(--cpus-per-task="$cores" --cpu-bind=cores)
-    srun --mpi=pmix --kill-on-bad-exit=1 "${bind[@]}" "$@"
+    srun --mpi=pmix --kill-on-bad-exit=1 --wait=20 "${bind[@]}" "$@"
 }

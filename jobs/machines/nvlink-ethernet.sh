@@ -25,6 +25,6 @@ export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader,tcp
 
 launch() {
     # As on nvlink-infiniband.sh.
-    srun --mpi=pmix --kill-on-bad-exit=1 --gpu-bind=none --cpu-bind=cores \
+    srun --mpi=pmix --kill-on-bad-exit=1 --wait=20 --gpu-bind=none --cpu-bind=cores \
         --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" "$@"
 }

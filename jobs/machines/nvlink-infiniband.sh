@@ -23,9 +23,10 @@ export CUDA_DEVICE_MAX_CONNECTIONS=1
 export OMPI_MCA_pml=ucx UCX_TLS=rc,sm,self
 
 launch() {
+    # --kill-on-bad-exit, --wait  a lost rank or node ends the others, as on cpu.sh
     # --gpu-bind=none  every rank sees all GPUs of its node, without which NVLink peers cannot open each other's memory;
     #                  the program takes the one of its local rank
     # --cpu-bind=cores a rank's threads stay near its GPU
-    srun --mpi=pmix --kill-on-bad-exit=1 --gpu-bind=none --cpu-bind=cores \
+    srun --mpi=pmix --kill-on-bad-exit=1 --wait=20 --gpu-bind=none --cpu-bind=cores \
         --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" "$@"
 }

@@ -16,7 +16,7 @@ settings=()
 
 # 5. How ranks are started. `srun --mpi=list` must show pmix; if it does not, use mpirun, which knows Slurm's nodes:
 launch() {
-    # srun --mpi=pmix --kill-on-bad-exit=1 "$@"
+    # srun --mpi=pmix --kill-on-bad-exit=1 --wait=20 "$@"
     # mpirun passes no signal that Slurm sends to steps (--signal=USR1 without B:); it passes those it gets itself, and
     # run.wall_time, which the job script sets, ends the run in any case.
     mpirun --bind-to none "$@"

@@ -163,15 +163,20 @@ fn number(nodes: &[i32]) -> (Vec<usize>, Vec<usize>) {
     (order, sizes)
 }
 
+/// MPI_Abort asks the launcher to end all ranks and waits for it. If the launcher cannot be reached either, because the
+/// link to it is gone, this process ends after so many seconds.
+const LAST_SECONDS: libc::c_uint = 5;
+
 /// Ends all ranks with this exit code, if MPI runs.
 pub fn abort(code: i32) {
-    // SAFETY: these two may be called at any time; MPI_Abort between initialisation and finalisation. Another thread
-    // may be inside MPI just now, which SERIALIZED forbids: the process ends either way.
+    // SAFETY: these two and alarm may be called at any time; MPI_Abort between initialisation and finalisation. Another
+    // thread may be inside MPI just now, which SERIALIZED forbids: the process ends either way.
     unsafe {
         let (mut started, mut finished) = (0, 0);
         ffi::MPI_Initialized(&mut started);
         ffi::MPI_Finalized(&mut finished);
         if started != 0 && finished == 0 {
+            libc::alarm(LAST_SECONDS);
             ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, code);
         }
     }
