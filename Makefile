@@ -74,8 +74,8 @@ kernels: ## Compile the GPU's kernels; NVCC=… for a compiler of your own
 	@$(MAKE) --no-print-directory -C kernels fatbins OUT=$(abspath $(TARGET_DIR))/kernels $(if $(NVCC),NVCC=$(NVCC))
 
 # What `cargo test --test kernels` does by itself, in a folder of its own.
-kernels-emu: ## Compile the kernels for the emulator
-	@$(MAKE) --no-print-directory -C kernels emu OUT=$(abspath $(TARGET_DIR))/kernels
+kernels-emu: ## Compile the kernels for the emulator, and the driver that it poses as
+	@$(MAKE) --no-print-directory -C kernels emu driver OUT=$(abspath $(TARGET_DIR))/kernels
 
 docs: ## Build the documentation of the code
 	cargo doc --no-deps --document-private-items $(FEATURES)

@@ -73,8 +73,20 @@ inline int lane() { return int(thread_index.x % 32); }
 // ---- kernels by name ----
 
 using Call = void (*)(void (*)(), void **);
+
+// A kernel's parameter: its size, and whether it is an address.
+struct Parameter {
+    size_t bytes;
+    bool pointer;
+};
+// Those of a kernel, closed by one of no bytes.
+template <class... A> const Parameter *parameters(void (*)(A...)) {
+    static const Parameter all[] = {{sizeof(A), std::is_pointer_v<A>}..., {0, false}};
+    return all;
+}
+
 struct Registered {
-    Registered(const char *name, unsigned threads, void (*kernel)(), Call call);
+    Registered(const char *name, unsigned threads, void (*kernel)(), Call call, const Parameter *parameters);
 };
 
 template <class... A, size_t... I>
@@ -100,7 +112,8 @@ template <class... A> Call caller(void (*)(A...)) {
     T(&name)[n] = *static_cast<T(*)[n]>(emu::shared_array(__FILE__ ":" EMU_TEXT(__LINE__) #T #n, sizeof(T[n])))
 #define SHARED_AT_LAUNCH(name) unsigned char *name = static_cast<unsigned char *>(emu::shared_at_launch())
 #define EXPORT(name, threads)                                                                                          \
-    static emu::Registered registered_##name(#name, threads, reinterpret_cast<void (*)()>(name), emu::caller(name));
+    static emu::Registered registered_##name(#name, threads, reinterpret_cast<void (*)()>(name), emu::caller(name),        \
+                                            emu::parameters(name));
 
 // ---- numbers ----
 

@@ -123,7 +123,7 @@ static char message[1024];
 static const EmuLaunch *current;
 
 struct Kernel {
-    unsigned threads;
+    Signature signature;
     void (*function)();
     Call call;
 };
@@ -135,8 +135,13 @@ static std::map<std::string, Kernel> &kernels() {
 
 static const Kernel *kernel;
 
-Registered::Registered(const char *name, unsigned threads, void (*function)(), Call call) {
-    kernels()[name] = Kernel{threads, function, call};
+Registered::Registered(const char *name, unsigned threads, void (*function)(), Call call, const Parameter *parameters) {
+    kernels()[name] = Kernel{Signature{threads, parameters}, function, call};
+}
+
+const Signature *signature(const char *kernel) {
+    auto found = kernels().find(kernel);
+    return found == kernels().end() ? nullptr : &found->second.signature;
 }
 
 static uint64_t random_below(uint64_t bound) {
@@ -371,7 +376,7 @@ const char *emu_launch(const EmuLaunch *launch, EmuReport *report) {
         return refuse("no such kernel", launch);
     if (launch->block == 0 || launch->block % 32 != 0 || launch->block > MOST_THREADS)
         return refuse("a block has whole warps, up to 1024 threads", launch);
-    if (launch->block != found->second.threads)
+    if (launch->block != found->second.signature.threads)
         return refuse("launched with another number of threads than it was written for", launch);
     if (launch->shared > MOST_SHARED)
         return refuse("more shared memory than there is", launch);

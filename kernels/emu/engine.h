@@ -37,6 +37,13 @@ namespace emu {
 // Threads of a block at most, and what an H100 gives a block of shared memory at most.
 constexpr unsigned MOST_THREADS = 1024, MOST_SHARED = 227 * 1024;
 constexpr size_t STACK = 128 << 10;
+// What the driver must know of a kernel to launch it; null if there is none of this name.
+struct Parameter;
+struct Signature {
+    unsigned threads;
+    const Parameter *parameters;
+};
+const Signature *signature(const char *kernel);
 // Uninitialised memory: NaN as f32 and as bf16, absurd as an index.
 constexpr unsigned char POISON_LOW = 0xff, POISON_HIGH = 0x7f;
 

@@ -1,8 +1,6 @@
 //! The emulator of kernels/emu: compiled with the kernels by g++, loaded, called as a GPU's driver would be.
 
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::path::Path;
-use std::process::Command;
 use std::sync::OnceLock;
 
 use tawpipe::device::cuda::{Arg, Launch, Launcher};
@@ -10,7 +8,7 @@ use tawpipe::device::{Cpu, Device, DeviceError, Matrix, Memory, View};
 use tawpipe::model::Dtype;
 use tawpipe::plan::Slot;
 
-use crate::support;
+use crate::{built, support};
 
 #[repr(C)]
 struct Buffer {
@@ -46,18 +44,7 @@ type Entry = unsafe extern "C" fn(*const Call, *mut Report) -> *const c_char;
 fn entry() -> Entry {
     static ENTRY: OnceLock<Entry> = OnceLock::new();
     *ENTRY.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
-        let built = Command::new("make")
-            .args(["--no-print-directory", "-j2", "-C"])
-            .arg(folder)
-            .arg("emu")
-            .arg(format!("OUT={}", out.display()))
-            .env_remove("MAKEFLAGS")
-            .output()
-            .expect("make can be run");
-        assert!(built.status.success(), "the kernels do not compile:\n{}", String::from_utf8_lossy(&built.stderr));
-        let path = CString::new(out.join("emu/libkernels.so").into_os_string().into_encoded_bytes()).unwrap();
+        let path = CString::new(built::emulator().into_os_string().into_encoded_bytes()).unwrap();
         // SAFETY: our own library, whose constructors only register kernels; the symbol has this type.
         unsafe {
             let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);

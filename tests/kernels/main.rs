@@ -1,4 +1,5 @@
-//! The GPU's kernels, run by the emulator of kernels/emu, against the CPU device.
+//! The GPU's kernels, run by the emulator of kernels/emu, against the CPU device; and the driver
+//! that it poses as.
 
 #![cfg(feature = "cuda")]
 
@@ -6,6 +7,8 @@
 mod support;
 
 mod attention;
+mod built;
+mod driver;
 mod emulator;
 mod ops;
 mod races;
