@@ -81,14 +81,13 @@ words!(u8, i32, u32, i64, u64, usize);
 /// Calls a C function that takes pointers and whole numbers and returns a code: `call!(library, name(a, b))`.
 macro_rules! call {
     ($library:expr, $name:ident($($arg:expr),* $(,)?)) => {{
-        use $crate::driver::api::Word;
         let symbol = $library.symbol(stringify!($name));
         // SAFETY: every argument is of an integer register's class, which a C function takes alike whatever its width;
         // the tests pass what each function is documented to take.
         #[allow(unused_unsafe)]
         unsafe {
             let f: unsafe extern "C" fn($($crate::driver::api::call!(@u64 $arg)),*) -> std::ffi::c_int = std::mem::transmute(symbol);
-            f($(($arg).word()),*)
+            f($($crate::driver::api::Word::word($arg)),*)
         }
     }};
     (@u64 $arg:expr) => { u64 };
