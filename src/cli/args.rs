@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::checkpoint::hf::Width;
 use crate::data::TokenType;
 use crate::exit::Exit;
+use crate::results::Place;
 
 /// Trains LLaMA-style models whose weights travel between ranks.
 #[derive(Debug, Parser)]
@@ -25,6 +26,8 @@ pub(super) enum Command {
     Plan(PlanArgs),
     /// Measure this machine for the simulator; start it with mpirun for several ranks
     Bench(BenchArgs),
+    /// Measure what is missing of a matrix of runs, described in a file of inputs/experiments/
+    Experiment(ExperimentArgs),
     /// Compare runs in a table, and draw each one's loss curve into its folder
     Report {
         /// Run folders
@@ -128,6 +131,37 @@ pub(super) struct PlanArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct ExperimentArgs {
+    /// The experiment, a TOML file; docs/experiments.md explains it
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only cells whose name has this in it; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub only: Vec<String>,
+    /// The folder of result files; left out, results/FILE
+    #[arg(long, value_name = "DIR")]
+    pub results: Option<PathBuf>,
+    /// Say what there is to run, and run nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Run cells again that have failed
+    #[arg(long)]
+    pub retry_failed: bool,
+    /// Start no run after so many minutes (exit code 4)
+    #[arg(long, value_name = "MINUTES")]
+    pub limit: Option<f64>,
+    /// Where to run, instead of what the file says: machine, virtual-cluster or allocation
+    #[arg(long, value_name = "PLACE", value_parser = place)]
+    pub on: Option<Place>,
+    /// The Python that has PyTorch, for cells that compare with it; else TAWPIPE_TORCH; without it they are left out
+    #[arg(long, value_name = "PYTHON")]
+    pub torch: Option<String>,
+    /// Leave out predictions, and the calibration that they need
+    #[arg(long)]
+    pub no_predictions: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     /// The cluster description to write
     #[arg(long, value_name = "FILE")]
@@ -180,6 +214,15 @@ fn token_type(word: &str) -> Result<TokenType, String> {
         "u32" => Ok(TokenType::U32),
         "i32" => Ok(TokenType::I32),
         _ => Err("accepted: u8, u16, u32, i32".into()),
+    }
+}
+
+fn place(word: &str) -> Result<Place, String> {
+    match word {
+        "machine" => Ok(Place::Machine),
+        "virtual-cluster" => Ok(Place::VirtualCluster),
+        "allocation" => Ok(Place::Allocation),
+        _ => Err("accepted: machine, virtual-cluster, allocation".into()),
     }
 }
 

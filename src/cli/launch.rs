@@ -8,6 +8,7 @@ use crate::cluster::DescriptionError;
 use crate::data::DataError;
 use crate::deck::DeckError;
 use crate::exit::Exit;
+use crate::experiment::ExperimentError;
 use crate::fabric::FabricError;
 use crate::metrics::{InspectError, MetricsError};
 use crate::model::ShapeError;
@@ -92,6 +93,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
             || cause.is::<Refusal>()
             || matches!(cause.downcast_ref(), Some(FabricError::Singletons { .. } | FabricError::Threads { .. }))
             || cause.is::<Unusable>()
+            || cause.downcast_ref().is_some_and(ExperimentError::is_bad_input)
             || cause.downcast_ref().is_some_and(CheckpointError::is_bad_input)
             || cause.downcast_ref().is_some_and(MetricsError::is_bad_input)
             || match cause.downcast_ref() {

@@ -5,6 +5,7 @@
 mod args;
 mod bench;
 mod convert;
+mod experiment;
 mod generate;
 mod launch;
 mod plan;
@@ -23,6 +24,7 @@ use crate::exit::Exit;
 pub fn run(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Train(args) => train::run(&args),
+        Command::Experiment(args) => experiment::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Generate(args) => generate::run(&args),

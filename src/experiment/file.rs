@@ -1,0 +1,262 @@
+//! What a file of `inputs/experiments/` contains.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Table;
+
+use crate::results::Place;
+
+use super::ExperimentError;
+
+/// An experiment: what is fixed, what varies, and where it runs. `docs/experiments.md` explains every key.
+#[derive(Clone, Debug)]
+pub struct Experiment {
+    /// The file.
+    pub file: PathBuf,
+    /// Its name without extension; names the folder of results.
+    pub name: String,
+    /// What the file says.
+    pub keys: Keys,
+}
+
+/// The file as written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// A line for reports.
+    pub title: String,
+    /// The base deck, relative to the file.
+    pub deck: PathBuf,
+    /// Where it runs.
+    #[serde(rename = "where")]
+    pub place: Where,
+    /// Steps at the start of every run that do not count.
+    #[serde(default = "one")]
+    pub warmup: usize,
+    /// Steps of every run that count.
+    pub steps: usize,
+    /// Runs of every cell; between two of a cell all others run.
+    #[serde(default = "one")]
+    pub rounds: usize,
+    /// Seconds that a run may take.
+    #[serde(default = "limit")]
+    pub limit: f64,
+    /// Links between nodes, by name.
+    #[serde(default)]
+    pub links: Table,
+    /// Changes of the deck's `[model]`, by name.
+    #[serde(default)]
+    pub models: Table,
+    /// Systems with their options, by the label they are shown under.
+    pub systems: Table,
+    /// What is multiplied out.
+    pub cells: Vec<Axes>,
+}
+
+/// `[where]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Where {
+    /// What the nodes are.
+    pub kind: Place,
+}
+
+/// One `[[cells]]`: every combination of its lists is a cell.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Axes {
+    /// Numbers of nodes.
+    #[serde(default = "one_each")]
+    pub nodes: Vec<usize>,
+    /// Ranks of a node.
+    pub ranks: Vec<usize>,
+    /// Names of links; left out, all.
+    pub links: Option<Vec<String>>,
+    /// Names of models; left out, all (the deck's own, if there are none).
+    pub models: Option<Vec<String>>,
+    /// Labels of systems; left out, all.
+    pub systems: Option<Vec<String>>,
+    /// Tokens of a sequence; left out, the deck's.
+    pub seq: Option<Vec<usize>>,
+    /// Sequences of a micro-batch; left out, the deck's.
+    pub micro: Option<usize>,
+    /// Sequences of a step, however many ranks there are (strong scaling); left out, the deck's.
+    pub global: Option<usize>,
+    /// Micro-batches of a rank and step, instead of `global` (weak scaling).
+    pub micros_per_rank: Option<usize>,
+    /// Instead of the experiment's.
+    pub warmup: Option<usize>,
+    /// Instead of the experiment's.
+    pub steps: Option<usize>,
+    /// Instead of the experiment's.
+    pub rounds: Option<usize>,
+    /// Other changes of the deck: sections with keys.
+    #[serde(default)]
+    pub set: Table,
+}
+
+/// A link of `[links]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkKeys {
+    /// Such as `200mbit`; left out (without `like`), as fast as it goes.
+    pub rate: Option<String>,
+    /// Such as `50us`.
+    pub latency: Option<String>,
+    /// The rate at which transfer takes as large a part of a step as on another machine.
+    pub like: Option<Like>,
+}
+
+/// Another machine, whose ratio of transfer time to compute time a link shall have.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Like {
+    /// Its description, relative to the experiment.
+    pub cluster: PathBuf,
+    /// What it runs, relative to the experiment.
+    pub deck: PathBuf,
+    /// Changes of that deck: sections with keys.
+    #[serde(default)]
+    pub set: Table,
+    /// The system of `[systems]` whose bytes and step are taken here; the other machine runs that of its deck.
+    pub system: String,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn one_each() -> Vec<usize> {
+    vec![1]
+}
+
+fn limit() -> f64 {
+    300.0
+}
+
+impl Experiment {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// In one line: the file, the key, and what is accepted.
+    pub fn read(file: &Path) -> Result<Self, ExperimentError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|reason| ExperimentError::Read { file: file.to_path_buf(), reason })?;
+        let keys: Keys = toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+            ExperimentError::Invalid { file: file.to_path_buf(), message: format!("line {line}: {message}") }
+        })?;
+        let name = file.file_stem().map_or_else(|| "experiment".into(), |stem| stem.to_string_lossy().into_owned());
+        let experiment = Experiment { file: file.to_path_buf(), name, keys };
+        experiment.check()?;
+        Ok(experiment)
+    }
+
+    /// An error about this file.
+    pub(super) fn invalid(&self, message: impl Into<String>) -> ExperimentError {
+        ExperimentError::Invalid { file: self.file.clone(), message: message.into() }
+    }
+
+    /// A path of the file, which is relative to it.
+    pub(super) fn path(&self, path: &Path) -> PathBuf {
+        self.file.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    fn check(&self) -> Result<(), ExperimentError> {
+        let keys = &self.keys;
+        let at_least_one = |key: &str, value: usize| match value {
+            0 => Err(self.invalid(format!("{key} = 0; it must be at least 1"))),
+            _ => Ok(()),
+        };
+        at_least_one("steps", keys.steps)?;
+        at_least_one("rounds", keys.rounds)?;
+        if !(keys.limit.is_finite() && keys.limit > 0.0) {
+            return Err(self.invalid(format!("limit = {} must be seconds above 0", keys.limit)));
+        }
+        for name in keys.links.keys() {
+            self.link_keys(name)?;
+        }
+        for (at, axes) in keys.cells.iter().enumerate() {
+            let section = format!("cells {}", at + 1);
+            for (key, list) in [("nodes", &axes.nodes), ("ranks", &axes.ranks)] {
+                at_least_one(&format!("{section}: {key}"), list.iter().copied().min().unwrap_or(0))?;
+            }
+            at_least_one(&format!("{section}: steps"), axes.steps.unwrap_or(1))?;
+            at_least_one(&format!("{section}: rounds"), axes.rounds.unwrap_or(1))?;
+            if axes.global.is_some() && axes.micros_per_rank.is_some() {
+                return Err(self.invalid(format!("{section}: global and micros_per_rank exclude each other")));
+            }
+            let names = [
+                ("links", &axes.links, &keys.links),
+                ("models", &axes.models, &keys.models),
+                ("systems", &axes.systems, &keys.systems),
+            ];
+            for (key, wanted, known) in names {
+                for name in wanted.iter().flatten().filter(|name| !known.contains_key(*name)) {
+                    let known: Vec<&str> = known.keys().map(String::as_str).collect();
+                    let known = known.join(", ");
+                    return Err(self.invalid(format!("{section}: {key} has \"{name}\"; accepted: {known}")));
+                }
+            }
+            if axes.ranks.is_empty() || axes.nodes.is_empty() {
+                return Err(self.invalid(format!("{section}: nodes and ranks must not be empty")));
+            }
+        }
+        Ok(())
+    }
+
+    /// A link of `[links]`.
+    pub(super) fn link_keys(&self, name: &str) -> Result<LinkKeys, ExperimentError> {
+        let wrong = |message: String| self.invalid(format!("links.\"{name}\": {message}"));
+        let value = self.keys.links.get(name).cloned().unwrap_or_else(|| Table::new().into());
+        let keys: LinkKeys = value.try_into().map_err(|error: toml::de::Error| wrong(error.message().to_string()))?;
+        if keys.rate.is_some() && keys.like.is_some() {
+            return Err(wrong("rate and like exclude each other".into()));
+        }
+        if let Some(text) = &keys.rate {
+            rate(text)
+                .ok_or_else(|| wrong(format!("rate = \"{text}\"; accepted: 200mbit, 1gbit, 56kbit and so on")))?;
+        }
+        if let Some(text) = &keys.latency {
+            seconds(text).ok_or_else(|| wrong(format!("latency = \"{text}\"; accepted: 50us, 1.5ms, 1s and so on")))?;
+        }
+        if let Some(like) = &keys.like
+            && !self.keys.systems.contains_key(&like.system)
+        {
+            return Err(wrong(format!("like.system = \"{}\" is not one of [systems]", like.system)));
+        }
+        Ok(keys)
+    }
+}
+
+/// Bits a second of a rate as `tc` writes it.
+pub fn rate(text: &str) -> Option<f64> {
+    with_unit(text, &[("kbit", 1e3), ("mbit", 1e6), ("gbit", 1e9), ("bit", 1.0)])
+}
+
+/// Seconds of a time as `tc` writes it.
+pub fn seconds(text: &str) -> Option<f64> {
+    with_unit(text, &[("us", 1e-6), ("ms", 1e-3), ("s", 1.0)])
+}
+
+fn with_unit(text: &str, units: &[(&str, f64)]) -> Option<f64> {
+    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic())?);
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    let value = number.trim().parse::<f64>().ok()? * factor;
+    (value.is_finite() && value > 0.0).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rates and times as `tc` reads them.
+    #[test]
+    fn units() {
+        assert_eq!((rate("200mbit"), rate("1.5gbit"), rate("56kbit")), (Some(2e8), Some(1.5e9), Some(56e3)));
+        assert_eq!((seconds("50us"), seconds("2ms")), (Some(50e-6), Some(2e-3)));
+        assert_eq!((rate("200"), rate("fast"), rate("-1mbit"), rate("1mb")), (None, None, None, None));
+    }
+}

@@ -1,0 +1,82 @@
+//! A link whose transfer takes as large a part of a step as on another machine.
+
+use crate::cluster::Description;
+use crate::deck::Deck;
+use crate::plan::systems::schedule;
+use crate::results::{Cell, Counted, Link, Record};
+use crate::simulate::{Prices, costs, simulate};
+
+use super::file::Like;
+use super::matrix::sets;
+use super::{Experiment, ExperimentError};
+
+/// What another machine's step is like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ratio {
+    /// Transfer time over compute time.
+    pub value: f64,
+    /// The arithmetic.
+    pub words: String,
+}
+
+/// Transfer time over compute time of a step on another machine: bytes that leave the busiest node over the rate of its
+/// links, and the simulator's mean compute time of a rank.
+///
+/// # Errors
+/// If description or deck are refused, or the job cannot be run there.
+pub fn ratio(experiment: &Experiment, like: &Like) -> Result<Ratio, ExperimentError> {
+    let (cluster, deck) = (experiment.path(&like.cluster), experiment.path(&like.deck));
+    let machine = Description::read(&cluster)?;
+    let changes = sets(&like.set, "");
+    let refused = |deck| ExperimentError::Deck { file: experiment.file.clone(), label: like.system.clone(), deck };
+    let read = Deck::read(&deck, &changes).map_err(refused)?;
+    let wrong = |reason: String| experiment.invalid(format!("like: {}: {reason}", deck.display()));
+    let shape = read.model.shape().ok_or_else(|| wrong("wants a shape in [model]".into()))?;
+    let mut job = read.job(shape, machine.groups()).map_err(refused)?;
+    job.costs = costs(&machine, &job);
+    let planned = schedule(&job).map_err(|refusal| wrong(refusal.to_string()))?;
+    let prices = Prices::of(&machine, &job).map_err(|error| wrong(error.to_string()))?;
+    let simulation = simulate(&planned, &planned.ranks(), &prices).map_err(|error| wrong(error.to_string()))?;
+    let leaving = |group| job.groups.members(group).map(|rank| simulation.traffic[rank].inter).sum::<usize>();
+    let bytes = (0..job.groups.count()).map(leaving).max().unwrap_or(0) as f64;
+    let rate = machine.links.inter.rate * machine.links.inter.nics as f64;
+    let busy = simulation.ranks.iter().map(|rank| rank.busy).sum::<f64>() / simulation.ranks.len() as f64;
+    let value = bytes / rate / busy;
+    if !(value.is_finite() && value > 0.0) {
+        return Err(wrong("sends nothing between nodes: there is no ratio to keep".into()));
+    }
+    let words = format!(
+        "on \"{}\" {} with {} ({}) sends {:.2} GB out of a node in a step, {:.2} s at {:.2} GB/s, beside {busy:.2} s of \
+         computing (simulated): ratio {value:.3}",
+        machine.name,
+        job.system.name(),
+        deck.file_name().unwrap_or_default().to_string_lossy(),
+        changes.join(", "),
+        bytes / 1e9,
+        bytes / rate,
+        rate / 1e9,
+    );
+    Ok(Ratio { value, words })
+}
+
+/// The link here: `probe` is the measured cell at the same point whose links have no limit, `counted` its plan.
+/// `None` if the probe was not measured.
+pub fn link(cell: &Cell, ratio: &Ratio, probe: &Record, counted: &Counted) -> Option<Link> {
+    let step = probe.median(|step| Some(step.step_s))?;
+    let bytes = counted.bytes_leaving.iter().copied().max()? as f64;
+    // Three digits: a rate is no better known than the step.
+    let exact = 8.0 * bytes / (ratio.value * step);
+    let digit = 10f64.powf(exact.log10().floor() - 2.0);
+    let rate = (exact / digit).round() * digit;
+    let derivation = format!(
+        "{}. Here {} sends {:.2} MB out of a node in a step, and a step without limits on the links takes {step:.3} s, in \
+         which this machine's cores compute for all ranks: 8 x {:.2} MB / ({:.3} x {step:.3} s) = {:.2} Mbit/s",
+        ratio.words,
+        probe.cell.series,
+        bytes / 1e6,
+        bytes / 1e6,
+        ratio.value,
+        exact / 1e6,
+    );
+    Some(Link { rate: Some(rate), derivation: Some(derivation), ..cell.link.clone() })
+}

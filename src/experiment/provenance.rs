@@ -1,0 +1,52 @@
+//! By what and where an experiment is run.
+
+use std::process::Command;
+
+use crate::results::{Machine, Provenance};
+
+/// What is known now; `date` and `torch` are filled in for each record.
+pub fn provenance() -> Provenance {
+    let words: Vec<String> = std::env::args().collect();
+    Provenance {
+        command: words.join(" "),
+        date: now(),
+        version: version(),
+        torch: None,
+        machine: Machine {
+            processor: line("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.into()),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory: line("/proc/meminfo", "MemTotal")
+                .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
+                .map_or(0, |kib| kib * 1024),
+            kernel: first_line(Command::new("uname").args(["-s", "-r", "-m"])).unwrap_or_default(),
+            mpi: first_line(Command::new(super::launch::mpirun()).arg("--version")).unwrap_or_default(),
+        },
+    }
+}
+
+/// The time, RFC 3339, to the second.
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// This program's version, with the commit where the program lies in a git repository.
+fn version() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let commit = super::launch::repository().and_then(|root| {
+        first_line(Command::new("git").arg("-C").arg(root).args(["describe", "--always", "--dirty", "--abbrev=10"]))
+    });
+    commit.map_or_else(|| version.to_string(), |commit| format!("{version} ({commit})"))
+}
+
+/// What stands behind `key:` in a file of /proc.
+fn line(file: &str, key: &str) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|line| line.starts_with(key))?;
+    Some(line.split_once(':')?.1.trim().to_string())
+}
+
+fn first_line(command: &mut Command) -> Option<String> {
+    let output = command.output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().find(|line| !line.trim().is_empty()).map(|line| line.trim().to_string())
+}
