@@ -67,6 +67,9 @@ impl Host {
     pub fn new(place: Place) -> Result<Self, ExperimentError> {
         match place {
             Place::Machine => Ok(Host::Machine),
+            Place::Simulated => Err(ExperimentError::Place(
+                "where.kind = \"simulated\" is nothing to measure; accepted: machine, virtual-cluster, allocation".into(),
+            )),
             Place::VirtualCluster => Ok(Host::Cluster(VirtualCluster::new()?)),
             Place::Allocation if std::env::var_os("SLURM_JOB_ID").is_some() => Ok(Host::Allocation),
             Place::Allocation => Err(ExperimentError::Place(

@@ -2,12 +2,11 @@
 
 use crate::cluster::Description;
 use crate::deck::Deck;
-use crate::plan::systems::schedule;
 use crate::results::{Cell, Counted, Link, Record};
-use crate::simulate::{Prices, costs, simulate};
 
 use super::file::Like;
 use super::matrix::sets;
+use super::predict::predict;
 use super::{Experiment, ExperimentError};
 
 /// What another machine's step is like.
@@ -32,15 +31,11 @@ pub fn ratio(experiment: &Experiment, like: &Like) -> Result<Ratio, ExperimentEr
     let read = Deck::read(&deck, &changes).map_err(refused)?;
     let wrong = |reason: String| experiment.invalid(format!("like: {}: {reason}", deck.display()));
     let shape = read.model.shape().ok_or_else(|| wrong("wants a shape in [model]".into()))?;
-    let mut job = read.job(shape, machine.groups()).map_err(refused)?;
-    job.costs = costs(&machine, &job);
-    let planned = schedule(&job).map_err(|refusal| wrong(refusal.to_string()))?;
-    let prices = Prices::of(&machine, &job).map_err(|error| wrong(error.to_string()))?;
-    let simulation = simulate(&planned, &planned.ranks(), &prices).map_err(|error| wrong(error.to_string()))?;
-    let leaving = |group| job.groups.members(group).map(|rank| simulation.traffic[rank].inter).sum::<usize>();
-    let bytes = (0..job.groups.count()).map(leaving).max().unwrap_or(0) as f64;
+    let job = read.job(shape, machine.groups()).map_err(refused)?;
+    let forecast = predict(&job, &machine).map_err(|unfit| wrong(unfit.to_string()))?;
+    let bytes = forecast.counted.bytes_leaving.iter().copied().max().unwrap_or(0) as f64;
     let rate = machine.links.inter.rate * machine.links.inter.nics as f64;
-    let busy = simulation.ranks.iter().map(|rank| rank.busy).sum::<f64>() / simulation.ranks.len() as f64;
+    let busy = forecast.prediction.busy_s;
     let value = bytes / rate / busy;
     if !(value.is_finite() && value > 0.0) {
         return Err(wrong("sends nothing between nodes: there is no ratio to keep".into()));

@@ -163,6 +163,7 @@ impl Experiment {
             place,
             ranks_per_node: sizes,
             link: self.link(link)?,
+            cluster: None,
             model: model.to_string(),
             parameters: shape.params(),
             shape,

@@ -9,9 +9,9 @@ use crate::results::{Cell, FORMAT, Measured, Outcome, Place, Program, Provenance
 
 use super::child::{self, End};
 use super::counted::count;
+use super::here::{calibration, foresee};
 use super::launch::Host;
 use super::like::{self, Ratio};
-use super::predict::{calibration, predict};
 use super::provenance::{now, provenance};
 use super::{Experiment, ExperimentError, Planned, agreement};
 
@@ -259,7 +259,7 @@ impl Session<'_> {
             }
         }
         if let Some(machine) = &self.machine {
-            record.prediction = predict(machine, &cell);
+            record.prediction = foresee(machine, &cell);
         }
         let folder = tempfile::Builder::new().prefix(".run-").tempdir_in(&self.options.results);
         let folder = folder.map_err(|reason| ExperimentError::Program {
