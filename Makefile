@@ -23,7 +23,7 @@ MPIRUN ?= mpirun
 export TAWPIPE_PYTHON := $(or $(TAWPIPE_PYTHON),$(shell for p in python3 /usr/bin/python3; do $$p -c 'import h5py' 2>/dev/null && echo $$p && break; done))
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run test test-mpich lint bench docs clean kernels kernels-emu
+.PHONY: help deps build run test test-mpich lint bench experiment docs clean kernels kernels-emu
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,21 @@ lint: deps ## Formatting, clippy and documentation, all warnings are errors
 bench: build ## Compare speed and memory with PyTorch, if that is there; BENCH="--only tiny-f32" for a part
 	@scripts/text.sh
 	python3 benches/compare.py --binary $(abspath $(TAWPIPE)) $(BENCH)
+
+# Links with a rate need root and iproute2: without them the cells without one run, beside each other on this machine.
+# PyTorch as for `bench`. The experiment ends by itself after 19 minutes; the same command goes on with what is missing.
+EXPERIMENT ?= inputs/experiments/small.toml
+RESULTS    ?= docs/results/$(basename $(notdir $(EXPERIMENT)))
+TORCH      ?= $(shell for p in .venv-bench/bin/python python3; do $$p -c 'import torch' 2>/dev/null && command -v $$p && break; done)
+
+experiment: build ## Measure every system beside PyTorch on a virtual cluster (20 minutes); EXPERIMENT=… for another file
+	@scripts/text.sh
+	@on=; PATH="$$PATH:/usr/sbin:/sbin"; \
+	if [ "$$(id -u)" != 0 ] || ! command -v ip tc >/dev/null; then \
+	    echo "no root or no iproute2: links stay as they are, on this machine alone"; on="--on machine"; fi; \
+	$(TAWPIPE) experiment $(EXPERIMENT) --results $(RESULTS) --limit 19 --torch "$(TORCH)" $$on; \
+	code=$$?; [ $$code = 0 ] || [ $$code = 4 ] || exit $$code
+	$(TAWPIPE) report $(RESULTS)
 
 kernels: ## Compile the GPU's kernels; NVCC=… for a compiler of your own
 	@$(MAKE) --no-print-directory -C kernels fatbins OUT=$(abspath $(TARGET_DIR))/kernels $(if $(NVCC),NVCC=$(NVCC))

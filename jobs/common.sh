@@ -6,7 +6,7 @@
 root=$(cd "$jobs/.." && pwd)
 
 # This job's number; of a task of an array, its own and not that of the whole array.
-job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
+job=${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
 
 # The program: TAWPIPE, else this repository's, else that of the PATH (a module, Spack). A machine file may change it,
 # and add settings for the deck.

@@ -309,21 +309,28 @@ fn wall_time_continues_and_scancel_does_not() {
     assert_eq!(cluster.text("run.out").matches("requeued").count(), 1, "{}", cluster.everything());
 }
 
-/// An array of three, from a matrix file; each row has a folder of its own and its own settings.
+/// An array of three, from an experiment's file: each cell is a task of its own and leaves its result, and cells that have
+/// one are not submitted again.
 #[test]
-fn a_matrix_is_an_array() {
+fn an_experiment_is_an_array() {
     let Some(cluster) = Cluster::up(&["--nodes", "2", "--slurm"]) else { return };
-    let rows = "# nodes name deck settings\n\n1 a deck.toml run.steps=3\n1 b deck.toml run.seed=7 run.steps=3\n\
-                1 c deck.toml run.steps=3 system.name=tawpipe\n";
-    fs::write(cluster.path("three.txt"), rows).unwrap();
+    let experiment = "title = 'three'\ndeck = 'deck.toml'\nsteps = 2\n[where]\nkind = 'allocation'\n[systems]\n\
+                      A = { name = 'ddp' }\nB = { name = 'ddp', run = { seed = 7 } }\nC = { name = 'tawpipe' }\n\
+                      [[cells]]\nnodes = [1]\nranks = [2]\n";
+    fs::write(cluster.path("three.toml"), experiment).unwrap();
     let scaling = script("scaling.sbatch");
-    let mut submit = cluster.command(&["head", "--", "bash", scaling.to_str().unwrap(), "three.txt"]);
-    let output = submit.env("RANKS", "2").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    ["a", "b", "c"].iter().for_each(|row| cluster.until_done(&format!("results/three/{row}")));
+    let submit = || cluster.call(&["head", "--", "bash", scaling.to_str().unwrap(), "three.toml"]);
+    assert!(submit().contains("Submitted batch job"));
     cluster.until_idle();
-    let [a, b, c] = ["a", "b", "c"].map(|row| cluster.losses(&format!("results/three/{row}")));
-    assert!(a.len() == 3 && a == c && a != b, "{a:?} {b:?} {c:?}");
+    let losses = |cell: &str| -> Vec<f64> {
+        let file = cluster.path(&format!("results/three/{cell}.1x2.unshaped.deck.s64.g8.json"));
+        let record = tawpipe::results::read(&file).unwrap_or_else(|error| panic!("{error}\n{}", cluster.everything()));
+        record.rounds().iter().flat_map(|round| &round.steps).map(|step| step.loss).collect()
+    };
+    let [a, b, c] = ["a", "b", "c"].map(losses);
+    assert!(a.len() == 3 && a.iter().zip(&c).all(|(a, c)| (a / c - 1.0).abs() < 1e-5), "{a:?} {c:?}");
+    assert_ne!(a, b);
+    assert!(submit().contains("every cell has its result"));
 }
 
 /// Tasks that srun started without a process manager would each be alone: refused before anything is written.

@@ -1,14 +1,14 @@
 //! By what and where an experiment is run.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::results::{Machine, Provenance};
 
 /// What is known now; `date` and `torch` are filled in for each record.
 pub fn provenance() -> Provenance {
-    let words: Vec<String> = std::env::args().collect();
     Provenance {
-        command: words.join(" "),
+        command: spell(std::env::args()),
         date: now(),
         version: version(),
         torch: None,
@@ -22,6 +22,22 @@ pub fn provenance() -> Provenance {
             mpi: first_line(Command::new(super::launch::mpirun()).arg("--version")).unwrap_or_default(),
         },
     }
+}
+
+/// A command line for others to read: paths inside the working folder relative to it, of others the last name.
+pub fn spell(words: impl Iterator<Item = String>) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    let word = |word: String| {
+        let path = Path::new(&word);
+        let word = match path.strip_prefix(&here) {
+            Ok(inside) => inside.to_string_lossy().into_owned(),
+            Err(_) if path.is_absolute() => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            Err(_) => word,
+        };
+        let plain = word.chars().all(|c| c.is_alphanumeric() || "-_./=:,+%".contains(c));
+        if plain { word } else { format!("'{word}'") }
+    };
+    words.map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// The time, RFC 3339, to the second.

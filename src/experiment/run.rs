@@ -12,7 +12,7 @@ use super::counted::count;
 use super::here::{calibration, foresee};
 use super::launch::Host;
 use super::like::{self, Ratio};
-use super::provenance::{now, provenance};
+use super::provenance::{now, provenance, spell};
 use super::{Experiment, ExperimentError, Planned, agreement};
 
 /// What was typed beside the file.
@@ -199,10 +199,13 @@ impl Session<'_> {
                 if self.options.limit.is_some_and(|limit| self.started.elapsed() >= limit) {
                     return Ok(Progress::Limit(missing));
                 }
-                match self.one(planned, round)? {
-                    None => return Ok(Progress::Stopped(missing)),
-                    Some(text) if text.is_empty() => {}
-                    Some(text) => log::info!("[{number}/{total}] {text}{}", self.left(missing - 1)),
+                match self.one(planned, round) {
+                    // Ctrl-C reaches the scripts that we call, too.
+                    Err(_) if (self.stop)() => return Ok(Progress::Stopped(missing)),
+                    Err(error) => return Err(error),
+                    Ok(None) => return Ok(Progress::Stopped(missing)),
+                    Ok(Some(text)) if text.is_empty() => {}
+                    Ok(Some(text)) => log::info!("[{number}/{total}] {text}{}", self.left(missing - 1)),
                 }
             }
         }
@@ -365,14 +368,9 @@ impl Session<'_> {
     }
 }
 
-/// A command as it would be typed in the repository, without the paths of this machine.
+/// A command as it would be typed in the repository, its run's folder called RUN.
 fn typed(command: &std::process::Command, folder: &Path) -> String {
-    let here = std::env::current_dir().unwrap_or_default();
-    let quote = |word: &std::ffi::OsStr| {
-        let word = word.to_string_lossy().replace(&*folder.to_string_lossy(), "RUN");
-        let word = word.replace(&format!("{}/", here.display()), "");
-        let plain = word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,+%".contains(c));
-        if plain { word } else { format!("'{word}'") }
-    };
-    std::iter::once(command.get_program()).chain(command.get_args()).map(quote).collect::<Vec<_>>().join(" ")
+    let folder = folder.to_string_lossy();
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    spell(words.map(|word| word.to_string_lossy().replace(&*folder, "RUN")))
 }
