@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::results::{Step, Wire};
 
 /// Lines of standard error that are kept.
-const KEPT: usize = 12;
+const KEPT: usize = 20;
 /// Between two looks at a child.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a program that was asked to end may take.
@@ -109,7 +109,11 @@ pub fn run(
         (Some((_, true)), _) => return End::Stopped,
         (Some((_, false)), _) => return failed(format!("not done within {:.0} s", limit.as_secs_f64())),
         (None, Err(error)) => return failed(error),
-        (None, Ok(status)) if !status.success() => return failed(format!("ended with {status}")),
+        (None, Ok(status)) if !status.success() => {
+            // The program's own line, which the launcher buries under several of its own.
+            let own = log.iter().rev().find_map(|line| Some(line.split_once("tawpipe: ")?.1));
+            return failed(own.map_or_else(|| format!("ended with {status}"), |own| format!("{status}: {own}")));
+        }
         _ => {}
     }
     if heard.steps.len() != warmup + steps {

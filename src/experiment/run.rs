@@ -299,7 +299,7 @@ impl Session<'_> {
                 if killed {
                     self.host.clean();
                 }
-                let said = format!("failed: {reason} {}", log.last().map(String::as_str).unwrap_or_default());
+                let said = format!("failed: {reason}");
                 if record.rounds().is_empty() {
                     record.outcome = Outcome::Failed { reason, log };
                 } else {
