@@ -23,7 +23,7 @@ MPIRUN ?= mpirun
 export TAWPIPE_PYTHON := $(or $(TAWPIPE_PYTHON),$(shell for p in python3 /usr/bin/python3; do $$p -c 'import h5py' 2>/dev/null && echo $$p && break; done))
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run test test-mpich lint bench experiment docs clean kernels kernels-emu
+.PHONY: help deps build run test test-mpich lint bench experiment docs clean kernels kernels-emu gpu-bundle gpu-check
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,12 @@ kernels: ## Compile the GPU's kernels; NVCC=… for a compiler of your own
 # What `cargo test --test kernels` does by itself, in a folder of its own.
 kernels-emu: ## Compile the kernels for the emulator, and the driver that it poses as
 	@$(MAKE) --no-print-directory -C kernels emu driver OUT=$(abspath $(TARGET_DIR))/kernels
+
+gpu-bundle: ## Pack what a machine with a GPU and PyTorch needs to check and measure this program; see docs/gpu-checks.md
+	@scripts/gpu-bundle.sh
+
+gpu-check: ## Check and measure this program on this machine's GPU; GPU="--emulated" tries the script without one
+	@scripts/gpu-check.sh $(GPU)
 
 docs: ## Build the documentation of the code
 	cargo doc --no-deps --document-private-items $(FEATURES)

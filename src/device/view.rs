@@ -104,3 +104,11 @@ impl Element for f64 {
 impl Element for i32 {
     const DTYPE: Dtype = Dtype::I32;
 }
+
+impl Element for u8 {
+    const DTYPE: Dtype = Dtype::Byte;
+}
+
+impl Element for half::bf16 {
+    const DTYPE: Dtype = Dtype::Bf16;
+}

@@ -177,7 +177,9 @@ fn cross_entropy() {
                 let got: Vec<f64> = match dtype {
                     Dtype::F32 => data.wide(),
                     _ => {
-                        let all: Vec<bf16> = data.read::<[bf16; 2]>().into_iter().flatten().collect();
+                        let pairs = data.read::<f32>().into_iter().map(f32::to_bits);
+                        let all: Vec<bf16> =
+                            pairs.flat_map(|x| [x as u16, (x >> 16) as u16]).map(bf16::from_bits).collect();
                         all.chunks_exact(pitch).flat_map(|r| r[..vocab].iter().map(|x| x.to_f64())).collect()
                     }
                 };

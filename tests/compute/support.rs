@@ -1,9 +1,25 @@
 //! Memory, random numbers and comparisons for tests.
 
+use std::cell::RefCell;
+
 use half::bf16;
-use tawpipe::device::{Memory, View};
+use tawpipe::device::{Element, Memory, Place, View};
 use tawpipe::model::Dtype;
 use tawpipe::plan::{Segment, Slot};
+
+thread_local! {
+    /// Where this thread's buffers are made.
+    static PLACE: RefCell<Place> = const { RefCell::new(Place::Host) };
+}
+
+/// Runs `body`, whose buffers lie in `place`.
+#[allow(dead_code, reason = "not every test that includes this file has a GPU")]
+pub fn on<R>(place: Place, body: impl FnOnce() -> R) -> R {
+    let before = PLACE.replace(place);
+    let result = body();
+    PLACE.set(before);
+    result
+}
 
 /// One allocation of `elems` zeros.
 pub struct Buffer {
@@ -13,7 +29,7 @@ pub struct Buffer {
 impl Buffer {
     pub fn new(elems: usize, dtype: Dtype) -> Self {
         let slot = Slot { name: "test".into(), elems, dtype, segment: Segment::Workspace, holds: None };
-        Buffer { memory: Memory::new(&[slot]) }
+        Buffer { memory: Memory::on(&PLACE.with_borrow(Place::clone), &[slot]).unwrap() }
     }
 
     pub fn f32(values: &[f32]) -> Self {
@@ -47,14 +63,14 @@ impl Buffer {
     }
 
     /// Overwrites the first elements.
-    pub fn write<T: Copy>(&self, values: &[T]) {
-        // SAFETY: tests use one thread and the buffer's own type.
-        unsafe { self.view().slice_mut::<T>()[..values.len()].copy_from_slice(values) };
+    pub fn write<T: Element>(&self, values: &[T]) {
+        self.memory.upload(self.view().sub(0..values.len()), values).unwrap();
     }
 
-    pub fn read<T: Copy>(&self) -> Vec<T> {
-        // SAFETY: tests use one thread and the buffer's own type.
-        unsafe { self.view().slice::<T>().to_vec() }
+    pub fn read<T: Element + Default>(&self) -> Vec<T> {
+        let mut values = vec![T::default(); self.view().len()];
+        self.memory.download(self.view(), &mut values).unwrap();
+        values
     }
 
     /// The numbers, whatever their type.

@@ -3,7 +3,7 @@
 use tawpipe::device::{Attention, Cpu, Device};
 use tawpipe::model::Dtype;
 
-use crate::ops::emulated;
+use crate::gpu::on_gpu;
 use crate::support::{Buffer, Random, TYPES, close};
 
 /// Output, log-sums and gradient equal the CPU's, for odd lengths, groups and head sizes; no bit depends on the order of
@@ -63,12 +63,12 @@ fn compare(random: &mut Random, shape: &Attention, dtype: Dtype, rounding: f64) 
         (out.wide(), lse.wide(), dqkv.wide())
     };
     let cpu = run(&Cpu::new(1), Dtype::F32);
-    let gpu = run(&emulated(1), dtype);
+    let gpu = on_gpu(1, |device| run(device, dtype));
     let what = format!("{shape:?} {dtype:?}");
     // In f32 an exponential is as wrong as its argument; in bf16 the rounding of weights and results is all there is.
     let (out, dqkv) = if dtype == Dtype::F32 { (10.0, 15.0) } else { (0.6, 0.8) };
     close(&format!("{what} out"), &gpu.0, &cpu.0, out * rounding);
     close(&format!("{what} lse"), &gpu.1, &cpu.1, 2e-6);
     close(&format!("{what} dqkv"), &gpu.2, &cpu.2, dqkv * rounding);
-    assert!(gpu == run(&emulated(2), dtype), "the order of threads changed bits: {what}");
+    assert!(gpu == on_gpu(2, |device| run(device, dtype)), "the order of threads changed bits: {what}");
 }

@@ -2,24 +2,17 @@
 //! the kernels' vectors and blocks.
 
 use half::bf16;
-use tawpipe::device::cuda::Gpu;
 use tawpipe::device::{AdamW, AdamWStep, Attention, Cpu, Device, Matrix};
 use tawpipe::model::{Dtype, NORM_PARTS};
 
-use crate::emulator::Emulator;
+use crate::gpu::on_gpu;
 use crate::support::{Buffer, Random, TYPES, close};
 
-/// A device of emulated kernels, whose threads run in an order drawn from a seed.
-pub fn emulated(seed: u64) -> Gpu<Emulator> {
-    Gpu::new(Emulator::new(seed))
-}
-
-/// Runs an operation on the CPU and, with two orders of threads, on the emulated GPU; returns the CPU's results and the
-/// emulated ones, which must not depend on the order.
+/// Runs an operation on the CPU and twice on the GPU, if that is emulated with two orders of threads; returns the CPU's
+/// results and the GPU's, which must not depend on the order.
 pub fn both<R: PartialEq>(run: impl Fn(&dyn Device) -> R) -> (R, R) {
-    let gpu = |seed| run(&emulated(seed));
-    let first = gpu(1);
-    assert!(first == gpu(2), "the order of threads changed bits");
+    let first = on_gpu(1, &run);
+    assert!(first == on_gpu(2, &run), "the order of threads changed bits");
     (run(&Cpu::new(1)), first)
 }
 
@@ -169,7 +162,9 @@ fn cross_entropy() {
                     let gradient: Vec<u64> = match dtype {
                         Dtype::F32 => bits(&data),
                         _ => {
-                            let all: Vec<bf16> = data.read::<[bf16; 2]>().into_iter().flatten().collect();
+                            let pairs = data.read::<f32>().into_iter().map(f32::to_bits);
+                            let all: Vec<bf16> =
+                                pairs.flat_map(|x| [x as u16, (x >> 16) as u16]).map(bf16::from_bits).collect();
                             let rows = all.chunks_exact(pitch).map(|row| &row[..vocab]);
                             rows.flatten().map(|x| x.to_f64().to_bits()).collect()
                         }
@@ -189,11 +184,14 @@ fn divergence_is_visible() {
     for (bad, finite) in [(f32::NAN, false), (f32::INFINITY, false), (f32::NEG_INFINITY, true)] {
         let mut values = vec![0.5f32; 40];
         values[7] = bad;
-        let (data, ids) = (Buffer::f32(&values), Buffer::i32(&[3]));
-        let (sum, scratch) = (Buffer::f64(&[0.0]), Buffer::new(1, Dtype::F32));
-        let matrix = Matrix::new(data.view(), 1, 40);
-        emulated(1).cross_entropy(matrix, ids.view(), 1.0, sum.view(), scratch.view(), Some(matrix));
-        assert_eq!(sum.wide()[0].is_finite(), finite, "{bad} gave a loss of {}", sum.wide()[0]);
+        let loss = on_gpu(1, |device| {
+            let (data, ids) = (Buffer::f32(&values), Buffer::i32(&[3]));
+            let (sum, scratch) = (Buffer::f64(&[0.0]), Buffer::new(1, Dtype::F32));
+            let matrix = Matrix::new(data.view(), 1, 40);
+            device.cross_entropy(matrix, ids.view(), 1.0, sum.view(), scratch.view(), Some(matrix));
+            sum.wide()[0]
+        });
+        assert_eq!(loss.is_finite(), finite, "{bad} gave a loss of {loss}");
     }
 }
 

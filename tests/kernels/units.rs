@@ -1,11 +1,12 @@
 //! Whole units on emulated kernels: the operations fit together as they do on the CPU.
 
+use tawpipe::device::cuda::Gpu;
 use tawpipe::device::{AdamW, Cpu, Device};
 use tawpipe::model::{Dtype, ModelShape, Shards, Unit, footprint, unit_params};
 use tawpipe::nn::{HeadOut, Network, Span};
 use tawpipe::plan::Batch;
 
-use crate::ops::emulated;
+use crate::gpu::{emulated, on_place, real};
 use crate::support::{Buffer, Random, TYPES, close};
 
 const SPAN: Span = Span { micro: 2, seq: 19 };
@@ -77,7 +78,10 @@ fn a_model_learns_the_same() {
         let tokens: Vec<i32> = (0..SPAN.tokens()).map(|_| (random.bits() % shape.vocab as u64) as i32).collect();
         for (dtype, rounding) in TYPES {
             let cpu = pass(Cpu::new(1), &shape, dtype, &all, &tokens);
-            let gpu = pass(emulated(3), &shape, dtype, &all, &tokens);
+            let gpu = match real() {
+                None => pass(emulated(3), &shape, dtype, &all, &tokens),
+                Some(cuda) => on_place(cuda, || pass(Gpu::new(cuda.clone()), &shape, dtype, &all, &tokens)),
+            };
             let names = ["output", "loss", "output's gradient", "head", "input's gradient", "block", "embedding"];
             for (name, (gpu, cpu)) in names.iter().zip(gpu.iter().zip(&cpu)) {
                 close(&format!("{name}, {dtype:?}, {} wide", shape.dim), gpu, cpu, 8.0 * rounding);

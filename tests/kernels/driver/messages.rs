@@ -105,7 +105,8 @@ fn messages_arrive() {
             assert_eq!(call!(nccl(), ncclGroupEnd()), IN_PROGRESS);
             assert_eq!(me.result(other, LEN), values(last));
         }
-        let sum: Vec<f32> = (0..LEN).map(|i| (0..RANKS).map(|r| values(r)[i]).sum()).collect();
+        let all = [0, 1, 2].map(values);
+        let sum: Vec<f32> = (0..LEN).map(|i| all.iter().map(|values| values[i]).sum()).collect();
         call!(nccl(), ncclAllReduce(mine, other, LEN, F32, SUM, comm, stream));
         assert_eq!(me.result(other, LEN), sum);
         call!(nccl(), ncclBroadcast(mine, other, LEN, F32, 1, comm, stream));
@@ -115,9 +116,9 @@ fn messages_arrive() {
         let part = LEN / RANKS as usize;
         call!(nccl(), ncclReduceScatter(mine, other, part, F32, SUM, comm, stream));
         assert_eq!(me.result(other, part), sum[part * rank as usize..][..part]);
-        let all = me.gpu.buffer(&vec![f32::NAN; part * RANKS as usize]);
-        call!(nccl(), ncclAllGather(other, all, part, F32, comm, stream));
-        assert_eq!(me.result(all, part * RANKS as usize), sum[..part * RANKS as usize]);
+        let gathered = me.gpu.buffer(&vec![f32::NAN; part * RANKS as usize]);
+        call!(nccl(), ncclAllGather(other, gathered, part, F32, comm, stream));
+        assert_eq!(me.result(gathered, part * RANKS as usize), sum[..part * RANKS as usize]);
         assert_eq!(call!(nccl(), ncclCommFinalize(comm)), IN_PROGRESS);
         assert_eq!(me.settle(), 0);
         good!(nccl(), ncclCommDestroy(comm));

@@ -1,0 +1,56 @@
+//! Operands in the GPU's memory.
+
+use half::bf16;
+use tawpipe::device::cuda::Cuda;
+use tawpipe::device::{Memory, View};
+use tawpipe::model::Dtype;
+use tawpipe::plan::{Segment, Slot};
+
+/// Memory for the operands of one case, which lives as long as that.
+pub struct Room {
+    memory: Memory,
+    next: usize,
+}
+
+impl Room {
+    /// Room for tensors of these lengths and types, filled with numbers between -1 and 1 that look random (whole numbers
+    /// below 512 for i32): zeros would run faster than real data.
+    pub fn new(cuda: &Cuda, tensors: &[(usize, Dtype)]) -> Self {
+        let slot = |&(elems, dtype): &(usize, Dtype)| Slot {
+            name: "operand".into(),
+            elems,
+            dtype,
+            segment: Segment::Workspace,
+            holds: None,
+        };
+        let slots: Vec<Slot> = tensors.iter().map(slot).collect();
+        let memory = Memory::on(&cuda.place(), &slots).unwrap_or_else(|e| panic!("{e}"));
+        for (i, &(elems, dtype)) in tensors.iter().enumerate() {
+            fill(&memory, memory.slot(i), elems, dtype);
+        }
+        Room { memory, next: 0 }
+    }
+
+    /// The next tensor.
+    pub fn take(&mut self) -> View {
+        self.next += 1;
+        self.memory.slot(self.next - 1)
+    }
+}
+
+fn fill(memory: &Memory, view: View, elems: usize, dtype: Dtype) {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as u32
+    };
+    let mut one = || next() as f32 / (1 << 23) as f32 - 1.0;
+    let done = match dtype {
+        Dtype::F32 => memory.upload(view, &(0..elems).map(|_| one()).collect::<Vec<f32>>()),
+        Dtype::Bf16 => memory.upload(view, &(0..elems).map(|_| bf16::from_f32(one())).collect::<Vec<_>>()),
+        Dtype::I32 => memory.upload(view, &(0..elems).map(|_| (256.0 * (one() + 1.0)) as i32).collect::<Vec<_>>()),
+        Dtype::F64 => memory.upload(view, &(0..elems).map(|_| f64::from(one().abs())).collect::<Vec<_>>()),
+        _ => Ok(()),
+    };
+    done.unwrap_or_else(|e| panic!("{e}"));
+}

@@ -1,0 +1,36 @@
+//! The device under test: our kernels in the emulator, or on a GPU where `TAWPIPE_TEST_GPU=1` asks for one.
+
+use std::sync::OnceLock;
+
+use tawpipe::device::Device;
+use tawpipe::device::cuda::{Context, Cuda, CudaOptions, Gpu};
+
+use crate::emulator::Emulator;
+use crate::support;
+
+/// A device of emulated kernels, whose threads run in an order drawn from a seed.
+pub fn emulated(seed: u64) -> Gpu<Emulator> {
+    Gpu::new(Emulator::new(seed))
+}
+
+/// The GPU, if one is asked for.
+pub fn real() -> Option<&'static Cuda> {
+    static GPU: OnceLock<Option<Cuda>> = OnceLock::new();
+    let open = || Cuda::new(&Context::open(0)?, CudaOptions::default());
+    GPU.get_or_init(|| std::env::var_os("TAWPIPE_TEST_GPU").map(|_| open().expect("a GPU, as TAWPIPE_TEST_GPU says")))
+        .as_ref()
+}
+
+/// Runs `body`, whose buffers lie on the GPU.
+pub fn on_place<R>(cuda: &Cuda, body: impl FnOnce() -> R) -> R {
+    support::on(cuda.place(), body)
+}
+
+/// Runs `body` on the device under test.
+pub fn on_gpu<R>(seed: u64, body: impl FnOnce(&dyn Device) -> R) -> R {
+    let Some(cuda) = real() else { return body(&emulated(seed)) };
+    let device = Gpu::new(cuda.clone());
+    let result = on_place(cuda, || body(&device));
+    device.finish().expect("nothing failed on the GPU");
+    result
+}
