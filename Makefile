@@ -35,9 +35,13 @@ deps: ## Install what is missing (apt), or say what to install
 build: deps ## Build the release program
 	@$(MAKE) --no-print-directory $(TAWPIPE)
 
+# The GPU's kernels become part of the program where there is a compiler for them; elsewhere it looks for them when it runs.
+NVCC_HERE := $(or $(NVCC),$(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null))
+KERNELS   := $(abspath $(TARGET_DIR))/kernels/fatbins
+
 .PHONY: $(TAWPIPE)
-$(TAWPIPE):
-	cargo build --release $(FEATURES)
+$(TAWPIPE): $(if $(NVCC_HERE),kernels)
+	$(if $(NVCC_HERE)$(wildcard $(KERNELS)/*.fatbin),TAWPIPE_KERNELS=$(KERNELS) )cargo build --release $(FEATURES)
 
 run: build ## Train a small LLaMA on 4 ranks as 2 nodes of 2; DATA=/any/text/file for your own text
 	$(if $(DATA),,@scripts/text.sh)

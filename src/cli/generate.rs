@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::checkpoint;
 use crate::data::{Tokenizer, TokenizerChoice};
-use crate::deck::Deck;
-use crate::device::Cpu;
+use crate::deck::{Deck, DeviceKind};
+use crate::device::{Chosen, on_device};
 use crate::exit::Exit;
 use crate::generate::{Sampler, Window, generate};
 
@@ -31,9 +31,14 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
     };
     let tokenizer = Tokenizer::load(&choice)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpu = deck.as_ref().is_some_and(|deck| deck.run.device == DeviceKind::Cpu);
     let seq = deck.map_or(WINDOW, |deck| deck.data.seq);
-    let mut window = Window::new(source.as_ref(), seq, Cpu::new(threads))?;
     let mut sampler = Sampler::new(args.temperature, args.seed);
-    println!("{}", generate(&mut window, &tokenizer, &mut sampler, &args.prompt, args.tokens)?);
+    let device = if cpu { Chosen::Cpu { threads } } else { Chosen::alone(threads) };
+    let text = on_device!(&device, device => {
+        let mut window = Window::new(source.as_ref(), seq, device)?;
+        generate(&mut window, &tokenizer, &mut sampler, &args.prompt, args.tokens)?
+    });
+    println!("{text}");
     Ok(Exit::Done)
 }

@@ -6,7 +6,9 @@ use toml::{Table, Value as Toml};
 
 use crate::plan::systems::{SYSTEMS, SystemOptions};
 
-use super::{BatchSection, ClusterSection, DataSection, ModelSection, OptimSection, RunSection, Section, system};
+use super::{
+    BatchSection, ClusterSection, DataSection, GpuSection, ModelSection, OptimSection, RunSection, Section, system,
+};
 
 /// The reference as Markdown.
 pub fn markdown() -> String {
@@ -21,6 +23,7 @@ pub fn markdown() -> String {
     section::<BatchSection>(&mut out);
     section::<OptimSection>(&mut out);
     section::<RunSection>(&mut out);
+    section::<GpuSection>(&mut out);
     section::<ClusterSection>(&mut out);
     systems(&mut out);
     out

@@ -14,7 +14,7 @@ mod value;
 
 pub use error::DeckError;
 pub use section::{Key, Section};
-pub use sections::{BatchSection, ClusterSection, DataSection, ModelSection, OptimSection, RunSection};
+pub use sections::{BatchSection, ClusterSection, DataSection, GpuSection, ModelSection, OptimSection, RunSection};
 pub use value::{CostSource, DeviceKind, Memory, Poll, RanksPerGroup, Schedule, Seconds};
 
 use std::path::{Path, PathBuf};
@@ -45,6 +45,8 @@ pub struct Deck {
     pub optim: OptimSection,
     /// `[run]`.
     pub run: RunSection,
+    /// `[gpu]`.
+    pub gpu: GpuSection,
     /// `[cluster]`.
     pub cluster: ClusterSection,
     /// `[system]`.
@@ -52,7 +54,7 @@ pub struct Deck {
 }
 
 /// All sections, for messages.
-const SECTIONS: [&str; 7] = ["model", "data", "batch", "optim", "run", "cluster", "system"];
+const SECTIONS: [&str; 8] = ["model", "data", "batch", "optim", "run", "gpu", "cluster", "system"];
 
 impl Deck {
     /// Reads a deck file and replaces the keys of `sets` (each `section.key=value`).
@@ -84,6 +86,7 @@ impl Deck {
             batch: sections.take()?,
             optim: sections.take()?,
             run: sections.take()?,
+            gpu: sections.take()?,
             cluster: sections.take()?,
             system: system::read(sections.table_of("system")?, &origin)?,
         };
@@ -100,6 +103,7 @@ impl Deck {
             ("batch", self.batch.write()),
             ("optim", self.optim.write()),
             ("run", self.run.write()),
+            ("gpu", self.gpu.write()),
             ("cluster", self.cluster.write()),
             ("system", system::write(&self.system)),
         ];

@@ -100,8 +100,8 @@ section! {
         dtype: Dtype = Dtype::F32,
         /// Type of gradients on the wire.
         grad_dtype: Dtype = Dtype::F32,
-        /// What computes.
-        device: DeviceKind = DeviceKind::Cpu,
+        /// What computes: `cuda` takes one NVIDIA GPU a rank, `auto` does so where every rank finds one of its own.
+        device: DeviceKind = DeviceKind::Auto,
         /// Computing threads of a rank. Left out: 1 with several ranks, all cores with one.
         threads: Option<usize> = None,
         /// What backward computes again instead of keeping it.
@@ -122,6 +122,16 @@ section! {
         timeout: Seconds = Seconds(60.0),
         /// How the communication thread waits.
         poll: Poll = Poll::Nap,
+    }
+}
+
+section! {
+    /// NVIDIA GPUs, for `run.device` cuda or auto.
+    "gpu": GpuSection {
+        /// Several ranks may compute on one GPU. Meant for tests: they share its time and its memory.
+        share: bool = false,
+        /// Products of f32 matrices may round their operands to TF32 (10 bits of mantissa): several times faster.
+        tf32: bool = false,
     }
 }
 

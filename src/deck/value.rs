@@ -300,8 +300,12 @@ pub enum Poll {
 /// What computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceKind {
+    /// GPUs where every rank has one, else the processor.
+    Auto,
     /// The processor.
     Cpu,
+    /// NVIDIA GPUs.
+    Cuda,
 }
 
 words!(Schedule {
@@ -311,7 +315,7 @@ words!(Schedule {
     "wsd" => Schedule::Wsd,
 });
 words!(Poll { "nap" => Poll::Nap, "spin" => Poll::Spin });
-words!(DeviceKind { "cpu" => DeviceKind::Cpu });
+words!(DeviceKind { "auto" => DeviceKind::Auto, "cpu" => DeviceKind::Cpu, "cuda" => DeviceKind::Cuda });
 words!(Dtype { "f32" => Dtype::F32, "bf16" => Dtype::Bf16 });
 words!(Recompute { "none" => Recompute::None, "block" => Recompute::Block });
 words!(Order { "sequential" => Order::Sequential, "random" => Order::Random });

@@ -1,5 +1,6 @@
 //! Where arithmetic happens: memory, views of it, and the operations that the model is made of.
 
+mod choice;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -10,6 +11,8 @@ mod memory;
 mod ops;
 mod view;
 
+pub use choice::Chosen;
+pub(crate) use choice::on_device;
 pub use cpu::{Bf16Products, Cpu};
 pub use error::DeviceError;
 pub use host::{memory_bytes, processor_seconds};

@@ -164,7 +164,7 @@ table! {
         step_s: f64, "s", "Wall time of the step on rank 0.";
         tokens_per_s: f64, "token/s", "Tokens of this step per second, all ranks together.";
         tokens_per_s_rank: f64, "token/s", "Tokens of this step per second and rank.";
-        mfu: f64, "1", "Model FLOP utilisation: 6 FLOP a parameter and token plus causal attention, without recomputation, over the measured peak of the ranks' cores.";
+        mfu: f64, "1", "Model FLOP utilisation: 6 FLOP a parameter and token plus causal attention, without recomputation, over the peak of the ranks' processors: measured for cores, the maker's for bf16 on GPUs.";
         mfu_full: f64, "1", "The same with attention counted in full, as some publications do.";
         exposed_s: f64, "s", "Time in the step in which rank 0 computed nothing because it waited for communication.";
         bytes_intra: u64, "byte", "Bytes sent inside groups in this step, over all ranks.";

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 
 use crate::cluster::{Costs, UnitCost};
 use crate::deck::{CostSource, Deck};
-use crate::device::{AdamW, Cpu, Device, DeviceError, View};
+use crate::device::{AdamW, Chosen, Device, DeviceError, View, on_device};
 use crate::fabric::Control;
 use crate::model::{Dtype, ModelShape, Shards, Unit, footprint, init, unit_params};
 use crate::nn::{HeadOut, Network, Span};
@@ -23,7 +23,7 @@ const RUNS: usize = 3;
 pub fn settle(
     deck: &mut Deck,
     shape: &ModelShape,
-    threads: usize,
+    device: &Chosen,
     control: &dyn Control,
     earlier: Option<&Path>,
 ) -> anyhow::Result<()> {
@@ -41,7 +41,7 @@ pub fn settle(
     if again == [1] {
         if control.rank() == 0 {
             let batch = Batch { seq: deck.data.seq, micro: deck.batch.micro, micros: 1 };
-            costs = measure(shape, batch, deck.run.dtype, threads)?;
+            costs = on_device!(device, device => measure(shape, batch, deck.run.dtype, device))?;
         }
         let activation = deck.batch.micro * deck.data.seq * shape.dim * deck.run.dtype.bytes();
         costs.hop = hop(control, activation);
@@ -70,10 +70,10 @@ fn remembered(folder: &Path) -> anyhow::Result<Option<Costs>> {
 }
 
 /// Seconds of each part of the model on one micro-batch.
-fn measure(shape: &ModelShape, batch: Batch, dtype: Dtype, threads: usize) -> Result<Costs, DeviceError> {
+fn measure(shape: &ModelShape, batch: Batch, dtype: Dtype, device: impl Device) -> Result<Costs, DeviceError> {
     let shards = Shards::new(shape, 1);
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
-    let net = Network::new(shape, &shards, batch, dtype, adamw, Cpu::new(threads))?;
+    let net = Network::new(shape, &shards, batch, dtype, adamw, device)?;
     let device = net.device();
     let span = Span { micro: batch.micro, seq: batch.seq };
     let (tokens, wide) = (span.tokens(), span.tokens() * shape.dim);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::device::{Cpu, Device, Matrix, Memory};
+use crate::device::{Chosen, Cpu, Device, Matrix, Memory};
 use crate::fabric::Control;
 use crate::model::Dtype;
 use crate::plan::{Segment, Slot};
@@ -25,9 +25,37 @@ fn peak_of_a_thread(dtype: Dtype) -> f64 {
     2.0 * (SIDE as f64).powi(3) / best.fold(f64::INFINITY, f64::min)
 }
 
-/// Collective. FLOP/s that all ranks' compute threads could reach together, on rank 0: a thread's measured peak times
-/// threads, but not more than the cores of each host.
-pub fn peak(control: &dyn Control, threads: usize, dtype: Dtype) -> f64 {
+/// FLOP/s of a GPU's tensor cores in dense bf16, from its maker's data sheets: the start of its name, and the number. The
+/// first that fits counts, so that longer names stand first.
+const GPUS: [(&str, f64); 10] = [
+    ("NVIDIA H100 PCIe", 756e12),
+    ("NVIDIA H100 NVL", 835e12),
+    ("NVIDIA H100", 989e12),
+    ("NVIDIA H200 NVL", 835e12),
+    ("NVIDIA H200", 989e12),
+    ("NVIDIA GH200", 989e12),
+    ("NVIDIA A100", 312e12),
+    ("NVIDIA L40S", 362e12),
+    ("NVIDIA A40", 149.7e12),
+    ("NVIDIA B200", 2250e12),
+];
+
+/// FLOP/s that a GPU's maker promises in bf16; `None` if it is not in the table.
+fn promised(name: &str) -> Option<f64> {
+    GPUS.iter().find(|(start, _)| name.starts_with(start)).map(|(_, flops)| *flops)
+}
+
+/// Collective. FLOP/s that all ranks could reach together, on rank 0: on GPUs what their maker promises for bf16, whatever
+/// type is computed in (NaN for a GPU that is not known); on processors a thread's measured peak times threads, but not more
+/// than the cores of each host.
+pub fn peak(control: &dyn Control, device: &Chosen, dtype: Dtype) -> f64 {
+    if let Some(name) = device.gpu() {
+        let mine = promised(name).unwrap_or(f64::NAN);
+        let all = control.gather(&mine.to_le_bytes()).unwrap_or_default();
+        return all.iter().map(|bytes| bytemuck::pod_read_unaligned::<f64>(bytes)).sum();
+    }
+    let Chosen::Cpu { threads } = device else { unreachable!("no GPU") };
+    let threads = *threads;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let mine = format!("{threads} {cores} {}", host.trim());

@@ -5,6 +5,7 @@
 
 mod agree;
 mod costs;
+mod device;
 mod folder;
 mod meter;
 mod run;

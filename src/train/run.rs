@@ -16,8 +16,8 @@ use crate::plan::check::check;
 use crate::plan::systems::{Schedule, schedule};
 
 use super::{
-    Agreed, MakeWire, Session, StepResult, Stop, TrainOptions, agree, costs, folder, learning_rate, meter, patience,
-    trace,
+    Agreed, MakeWire, Session, StepResult, Stop, TrainOptions, agree, costs, device, folder, learning_rate, meter,
+    patience, trace,
 };
 
 /// Trains on one rank of a world; every rank calls it. See [`super::train`]. `found` are the groups that share memory;
@@ -104,7 +104,8 @@ impl<'a> Run<'a> {
             (None, Some(shape)) => shape,
             (None, None) => bail!("the deck gives neither model.from nor a shape"),
         };
-        costs::settle(&mut deck, &shape, threads, control, options.resume.then_some(&folder))?;
+        let device = device::choose(&deck, threads, control, found)?;
+        costs::settle(&mut deck, &shape, &device, control, options.resume.then_some(&folder))?;
         let planned = (|| {
             let schedule = schedule(&deck.job(shape, groups.clone())?)?;
             if rank == 0 {
@@ -119,11 +120,16 @@ impl<'a> Run<'a> {
         let plan = schedule.rank(rank);
         let bits = dataset.bytes_per_token().map(|bytes| 1.0 / (std::f64::consts::LN_2 * bytes));
         let validates = dataset.valid_batches() > 0;
-        let mut session = Session::new(&deck, schedule, plan, threads, Arc::new(dataset), wire)?;
+        let memory = device.memory(&plan.slots).context("the plan's memory; `tawpipe plan` shows what it is for");
+        let memory = agree(control, bad, memory)?;
+        let mut session = Session::new(&deck, schedule, plan, &device, memory, Arc::new(dataset), wire)?;
         let step = load(&deck, options, control, &session, source.as_deref(), &folder)?;
         session.prepare()?;
-        let peak = meter::peak(control, threads, deck.run.dtype);
+        let peak = meter::peak(control, &device, deck.run.dtype);
 
+        if rank == 0 {
+            device::log_memory(&device, &session.schedule, &session.plan);
+        }
         let output = (rank == 0 && !options.dry_run).then(|| {
             folder::create(&folder, &deck)?;
             let system = deck.system.name().to_string();

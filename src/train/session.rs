@@ -8,8 +8,8 @@ use crate::checkpoint::{self, Header};
 use crate::cluster::Rank;
 use crate::data::Dataset;
 use crate::deck::{self, Deck};
-use crate::device::{AdamW, Cpu, Device, DeviceError, Memory};
-use crate::engine::{Engine, EngineError, Measured, Options, Phase, Poll, Source};
+use crate::device::{AdamW, Chosen, DeviceError, Memory, on_device};
+use crate::engine::{Compute, Engine, EngineError, Measured, Options, Phase, Poll, Source};
 use crate::fabric::Control;
 use crate::nn::Network;
 use crate::plan::systems::Schedule;
@@ -44,22 +44,24 @@ pub struct Session {
 }
 
 impl Session {
-    /// Allocates a rank's memory and makes its plan ready to run. The masters are zero until [`Session::memory`] is
-    /// filled and [`Session::prepare`] called.
+    /// Makes a rank's plan ready to run on `memory`, which is of the device and holds the plan's slots. The masters are zero
+    /// until [`Session::memory`] is filled and [`Session::prepare`] called.
     pub fn new(
         deck: &Deck,
         schedule: Schedule,
         plan: RankPlan,
-        threads: usize,
+        device: &Chosen,
+        mut memory: Memory,
         dataset: Arc<Dataset>,
         wire: &MakeWire,
     ) -> Result<Self, DeviceError> {
         let job = &schedule.job;
         let [beta1, beta2] = deck.optim.betas;
         let adamw = AdamW { beta1, beta2, eps: deck.optim.eps, weight_decay: deck.optim.weight_decay };
-        let device = Cpu::new(threads);
-        let mut memory = device.memory(&plan.slots)?;
-        let network = Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, adamw, device)?;
+        let compute = on_device!(device, device => {
+            let network = Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, adamw, device)?;
+            Arc::new(network) as Arc<dyn Compute>
+        });
         let loads =
             |phase: Phase| phase.ops(&plan).iter().filter(|op| matches!(op.action, Action::Load { .. })).count();
         let most = Phase::ALL.map(loads).into_iter().max().unwrap_or(0);
@@ -72,7 +74,7 @@ impl Session {
         let options = Options { poll, timeout, trace: deck.run.trace.is_some(), ..Options::default() };
         let ranks = job.groups.ranks();
         let wire = wire(&schedule.splits);
-        let engine = Engine::new(&plan, &schedule.splits, ranks, memory, Arc::new(network), wire, options);
+        let engine = Engine::new(&plan, &schedule.splits, ranks, memory, compute, wire, options);
         let scalars = |name: &str| {
             let found = plan.slots.iter().position(|slot| slot.segment == Segment::Scalars && slot.name == name);
             found.expect("every plan has its slots of scalars")

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tawpipe::checkpoint;
 use tawpipe::cluster::Groups;
 use tawpipe::deck::Deck;
+use tawpipe::device::Chosen;
 use tawpipe::fabric::{Wire, local};
 use tawpipe::metrics::{History, read_journal};
 use tawpipe::model::ModelShape;
@@ -49,7 +50,9 @@ pub fn train(deck: &Deck, change: impl Fn(&mut RankPlan) + Sync) -> Outcome {
         change(&mut plan);
         let wire = |_: &[Split]| (groups.ranks() > 1).then(|| Box::new(world.wire()) as Box<dyn Wire>);
         let wire: &MakeWire = &wire;
-        let mut session = Session::new(deck, schedule, plan, 1, data, wire).unwrap();
+        let device = Chosen::Cpu { threads: 1 };
+        let memory = device.memory(&plan.slots).unwrap();
+        let mut session = Session::new(deck, schedule, plan, &device, memory, data, wire).unwrap();
         match source {
             Some(source) => session.read(source.as_ref()).unwrap(),
             None => session.initialise(deck.run.seed).unwrap(),
