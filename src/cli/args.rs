@@ -26,14 +26,10 @@ pub(super) enum Command {
     Plan(PlanArgs),
     /// Measure this machine for the simulator; start it with mpirun for several ranks
     Bench(BenchArgs),
-    /// Measure what is missing of a matrix of runs, described in a file of inputs/experiments/
+    /// Measure or simulate what is missing of a matrix of runs, described in a file of inputs/experiments/
     Experiment(ExperimentArgs),
-    /// Compare runs in a table, and draw each one's loss curve into its folder
-    Report {
-        /// Run folders
-        #[arg(required = true, value_name = "RUN")]
-        runs: Vec<PathBuf>,
-    },
+    /// Compare runs, or turn the results of experiments into tables and figures
+    Report(ReportArgs),
     /// Continue a text with a trained model
     Generate(GenerateArgs),
     /// Say what is in a checkpoint, metrics file, run folder, Hugging Face folder or token file
@@ -159,6 +155,20 @@ pub(super) struct ExperimentArgs {
     /// Leave out predictions, and the calibration that they need
     #[arg(long)]
     pub no_predictions: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// Run folders, compared in a table, each with its loss curve drawn into it; or folders of results, each of which
+    /// gets a README.md with tables and figures
+    #[arg(required = true, value_name = "FOLDER")]
+    pub folders: Vec<PathBuf>,
+    /// Where README.md and figures of results go; left out, into their own folder
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+    /// A series that others are compared with; left out, PyTorch's FSDP and DDP, or fsdp and 1f1b
+    #[arg(long, value_name = "SERIES")]
+    pub reference: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -28,7 +28,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Bench(args) => bench::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Generate(args) => generate::run(&args),
-        Command::Report { runs } => report::run(&runs),
+        Command::Report(args) => report::run(&args),
         Command::Inspect { file } => {
             print!("{}", crate::metrics::inspect(&file)?);
             Ok(Exit::Done)

@@ -1,21 +1,61 @@
-//! `tawpipe report`: compares runs with each other and with what a table can do.
+//! `tawpipe report`: compares runs with each other and with what a table can do; turns results of experiments into tables
+//! and figures.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::data::TokenizerChoice;
 use crate::data::baseline::WittenBell;
 use crate::deck::Deck;
 use crate::exit::Exit;
 use crate::metrics::read_journal;
-use crate::report::{Baseline, Run, report};
+use crate::report::{Baseline, Run, findings, report};
+use crate::results::read_folder;
+
+use super::args::ReportArgs;
+use super::launch::Unusable;
 
 /// Lengths of context, in bytes, of the table models that runs are compared with.
 const CONTEXTS: [usize; 2] = [3, 4];
 
-/// Prints the table and draws the curves.
-pub fn run(folders: &[PathBuf]) -> anyhow::Result<Exit> {
+/// Reports on every folder, by what is in it.
+pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
+    let is_run = |folder: &&PathBuf| folder.join("deck.toml").exists() || folder.join("metrics.jsonl").exists();
+    let (runs, others): (Vec<&PathBuf>, Vec<&PathBuf>) = args.folders.iter().partition(is_run);
+    if others.len() > 1 && args.out.is_some() {
+        bail!(Unusable("--out takes one folder of results: it would be written over".into()));
+    }
+    for folder in others {
+        results(folder, args)?;
+    }
+    if runs.is_empty() { Ok(Exit::Done) } else { compare(&runs) }
+}
+
+/// Writes tables and figures of an experiment, and prints the tables.
+fn results(folder: &Path, args: &ReportArgs) -> anyhow::Result<()> {
+    let records = read_folder(folder).map_err(|error| Unusable(error.to_string()))?;
+    let shown = folder.display();
+    let Some(first) = records.first() else {
+        bail!(Unusable(format!("{shown}: no run folder (deck.toml, metrics.jsonl) and no results (*.json, *.jsonl)")));
+    };
+    if let Some(name) = args.reference.iter().find(|name| records.iter().all(|record| record.cell.series != **name)) {
+        let mut known: Vec<&str> = records.iter().map(|record| record.cell.series.as_str()).collect();
+        known.sort_unstable();
+        known.dedup();
+        bail!(Unusable(format!("{shown}: no series \"{name}\"; there are: {}", known.join(", "))));
+    }
+    let out = args.out.as_deref().unwrap_or(folder);
+    let raw = if args.out.is_some() { folder.display().to_string() } else { ".".into() };
+    let found = findings(&first.cell.experiment, &records, &args.reference, &raw);
+    found.save(out)?;
+    print!("{}", found.markdown);
+    eprintln!("written: {} and {} figures", out.join("README.md").display(), found.figures.len());
+    Ok(())
+}
+
+/// Prints the table of runs and draws their curves.
+fn compare(folders: &[&PathBuf]) -> anyhow::Result<Exit> {
     // Runs of one comparison mostly share their data: its baselines are computed once.
     let mut known: Vec<(Deck, Vec<Baseline>)> = Vec::new();
     let mut runs = Vec::new();

@@ -1,6 +1,7 @@
 //! What people look at: tables and curves of runs, drawings and traces of timelines.
 
 mod curve;
+mod experiment;
 pub mod figure;
 mod png;
 mod run;
@@ -8,6 +9,7 @@ mod svg;
 mod table;
 mod timeline;
 
+pub use experiment::{Findings, findings};
 pub use run::{Baseline, Run};
 pub use table::Table;
 pub use timeline::{Kind, Picture, TimeUnit, gantt, perfetto};

@@ -35,16 +35,42 @@ pub enum ResultError {
 pub fn read(file: &Path) -> Result<Record, ResultError> {
     let text =
         fs::read_to_string(file).map_err(|reason| ResultError::Io { file: file.into(), action: "read", reason })?;
+    parse(&text, file)
+}
+
+fn parse(text: &str, file: &Path) -> Result<Record, ResultError> {
     let damaged = |message: String| ResultError::Damaged { file: file.into(), message };
     let record: Record =
-        serde_json::from_str(&text).map_err(|error| damaged(format!("is no result of an experiment: {error}")))?;
+        serde_json::from_str(text).map_err(|error| damaged(format!("is no result of an experiment: {error}")))?;
     if record.format != FORMAT {
         return Err(damaged(format!("has format '{}', expected '{FORMAT}'", record.format)));
     }
     Ok(record)
 }
 
-/// Reads all result files of a folder (`*.json`), in the order of their names.
+/// Reads many records of one file, one a line: what simulated experiments leave.
+///
+/// # Errors
+/// If it cannot be read, or a line is none.
+pub fn read_lines(file: &Path) -> Result<Vec<Record>, ResultError> {
+    let text =
+        fs::read_to_string(file).map_err(|reason| ResultError::Io { file: file.into(), action: "read", reason })?;
+    text.lines().map(|line| parse(line, file)).collect()
+}
+
+/// Writes many records into one file, one a line.
+///
+/// # Errors
+/// If the system refuses.
+pub fn write_lines(file: &Path, records: &[Record]) -> Result<(), ResultError> {
+    let line = |record| serde_json::to_string(record).expect("records are plain values") + "\n";
+    let text: String = records.iter().map(line).collect();
+    let new = file.with_extension("jsonl.tmp");
+    let written = fs::write(&new, text).and_then(|()| fs::rename(&new, file));
+    written.map_err(|reason| ResultError::Io { file: file.into(), action: "write", reason })
+}
+
+/// Reads all result files of a folder (`*.json` one record each, `*.jsonl` one a line), in the order of their names.
 ///
 /// # Errors
 /// If one of them is none.
@@ -53,12 +79,19 @@ pub fn read_folder(folder: &Path) -> Result<Vec<Record>, ResultError> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
+        if path.extension().is_some_and(|extension| extension == "json" || extension == "jsonl") {
             files.push(path);
         }
     }
     files.sort();
-    files.iter().map(|file| read(file)).collect()
+    let mut records = Vec::new();
+    for file in &files {
+        match file.extension() {
+            Some(extension) if extension == "jsonl" => records.extend(read_lines(file)?),
+            _ => records.push(read(file)?),
+        }
+    }
+    Ok(records)
 }
 
 /// Writes a result file into a folder: under a temporary name, then renamed, so that whoever reads sees a whole one.

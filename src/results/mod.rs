@@ -8,7 +8,7 @@ mod file;
 mod record;
 
 pub use cell::{Cell, Link, Place, Program};
-pub use file::{ResultError, read, read_folder, write};
+pub use file::{ResultError, read, read_folder, read_lines, write, write_lines};
 pub use record::{
     Counted, FORMAT, Machine, Measured, Outcome, Prediction, Provenance, Record, Round, Step, Wire, median,
 };

@@ -12,7 +12,7 @@ mod palette;
 
 use std::path::Path;
 
-pub use axis::{Scale, amount};
+pub use axis::{Scale, amount, tick};
 pub use bars::{Bar, Bars, Facet, Part};
 pub use legend::Item;
 pub use lines::{Axis, Line, Lines, Panel};

@@ -1,0 +1,76 @@
+//! Tables and figures of an experiment, from its records alone.
+//!
+//! Records are put in order once ([`view`]); every table and every figure is a function of that order. A figure is left
+//! out where its numbers are: no map without a grid, no scaling without several numbers of ranks.
+
+mod bars;
+mod claim;
+mod map;
+mod sweep;
+mod tables;
+mod view;
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::results::Record;
+
+use super::{ReportError, figure};
+use view::View;
+
+/// What is written about an experiment.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// `README.md`.
+    pub markdown: String,
+    /// Name without extension, and drawing.
+    pub figures: Vec<(String, String)>,
+}
+
+impl Findings {
+    /// Writes `README.md` and every figure as SVG and PNG.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<(), ReportError> {
+        let failed = |path: &Path, error: std::io::Error| ReportError { path: path.into(), reason: error.to_string() };
+        std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+        for (name, svg) in &self.figures {
+            figure::save(folder, name, svg)?;
+        }
+        let file = folder.join("README.md");
+        std::fs::write(&file, &self.markdown).map_err(|error| failed(&file, error))
+    }
+}
+
+/// Tables and figures of one experiment. `references` are the series that others are compared with; none: PyTorch's FSDP
+/// and DDP, or else `fsdp` and `1f1b`. `raw` is where the records are, relative to the report.
+pub fn findings(name: &str, records: &[Record], references: &[String], raw: &str) -> Findings {
+    let view = View::new(records, references);
+    let mut markdown = format!("# {name}\n\n{}\n", tables::heading(&view, raw));
+    let mut figures: Vec<(String, String)> = Vec::new();
+    let mut show = |markdown: &mut String, name: String, caption: &str, svg: Option<String>| {
+        if let Some(svg) = svg {
+            // Writing to a string cannot fail.
+            let _ = write!(markdown, "![{caption}]({name}.svg)\n\n");
+            figures.push((name, svg));
+        }
+    };
+    if let Some(text) = claim::claim(&view) {
+        let _ = writeln!(markdown, "{text}");
+    }
+    show(&mut markdown, "map".into(), "Which system is fastest where", map::map(&view));
+    show(&mut markdown, "throughput".into(), "Tokens a second", bars::throughput(&view));
+    for (name, svg) in sweep::sweeps(&view) {
+        show(&mut markdown, name.clone(), &format!("What grows: {name}"), Some(svg));
+    }
+    show(&mut markdown, "time".into(), "Where the time of a step goes", bars::time(&view));
+    show(&mut markdown, "bytes".into(), "Bytes a step", bars::bytes(&view));
+    show(&mut markdown, "memory".into(), "Memory by segment", bars::memory(&view));
+    show(&mut markdown, "ablation".into(), "What each part is worth", bars::ablation(&view));
+    show(&mut markdown, "prediction".into(), "Measured and predicted", sweep::prediction(&view));
+    for (title, table) in tables::all(&view) {
+        let _ = write!(markdown, "## {title}\n\n{table}\n");
+    }
+    Findings { markdown: markdown.trim_end().to_string() + "\n", figures }
+}
