@@ -169,6 +169,9 @@ pub(super) struct ReportArgs {
     /// A series that others are compared with; left out, PyTorch's FSDP and DDP, or fsdp and 1f1b
     #[arg(long, value_name = "SERIES")]
     pub reference: Vec<String>,
+    /// Results of the paper's cases elsewhere, such as docs/results/paper-simulated, for the table of its ratios
+    #[arg(long, value_name = "FOLDER")]
+    pub beside: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

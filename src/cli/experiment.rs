@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::exit::Exit;
 use crate::experiment::{Experiment, Options, Progress, run as measure};
 use crate::report::Table;
-use crate::results::{Outcome, Record, read_folder};
+use crate::results::{Outcome, Place, Record, read_folder};
 use crate::train::Stop;
 
 use super::args::ExperimentArgs;
@@ -29,7 +29,10 @@ pub fn run(args: &ExperimentArgs) -> anyhow::Result<Exit> {
     }
     let stop = Stop::watch(None)?;
     let progress = measure(&experiment, &options, &|| stop.wanted().is_some())?;
-    print!("{}", table(&read_folder(&options.results)?));
+    let records = read_folder(&options.results)?;
+    if records.iter().any(|record| record.cell.place != Place::Simulated) {
+        print!("{}", table(&records));
+    }
     Ok(match progress {
         Progress::Done => Exit::Done,
         Progress::Limit(missing) => {
@@ -49,6 +52,7 @@ fn list(experiment: &Experiment, options: &Options) -> anyhow::Result<Exit> {
         let cell = &planned.cell;
         let state = match options.result(cell)? {
             Some(Record { outcome: Outcome::Failed { .. }, .. }) => "failed",
+            Some(record) if record.outcome == Outcome::Predicted => "done",
             Some(record) if record.rounds().len() >= planned.rounds => "done",
             _ if options.skips(&planned).is_some() => "left-out",
             _ => "missing",

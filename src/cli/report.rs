@@ -46,8 +46,15 @@ fn results(folder: &Path, args: &ReportArgs) -> anyhow::Result<()> {
         bail!(Unusable(format!("{shown}: no series \"{name}\"; there are: {}", known.join(", "))));
     }
     let out = args.out.as_deref().unwrap_or(folder);
-    let raw = if args.out.is_some() { folder.display().to_string() } else { ".".into() };
-    let found = findings(&first.cell.experiment, &records, &args.reference, &raw);
+    let file = folder.join("simulated.jsonl");
+    let raw = match (&args.out, file.exists()) {
+        (Some(_), _) => folder.display().to_string(),
+        (None, true) => "simulated.jsonl".into(),
+        (None, false) => ".".into(),
+    };
+    let beside = args.beside.as_deref().map(read_folder).transpose().map_err(|error| Unusable(error.to_string()))?;
+    let beside = beside.unwrap_or_default();
+    let found = findings(&first.cell.experiment, &records, &args.reference, &beside, &raw);
     found.save(out)?;
     print!("{}", found.markdown);
     eprintln!("written: {} and {} figures", out.join("README.md").display(), found.figures.len());

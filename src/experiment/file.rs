@@ -60,6 +60,8 @@ pub struct Keys {
 pub struct Where {
     /// What the nodes are.
     pub kind: Place,
+    /// If simulated: the described cluster, relative to the file, whose first node is repeated as often as cells say.
+    pub cluster: Option<PathBuf>,
 }
 
 /// One `[[cells]]`: every combination of its lists is a cell.
@@ -81,8 +83,14 @@ pub struct Axes {
     pub seq: Option<Vec<usize>>,
     /// Sequences of a micro-batch; left out, the deck's.
     pub micro: Option<usize>,
+    /// Tokens of a micro-batch, instead of `micro`; at least one sequence.
+    pub micro_tokens: Option<usize>,
+    /// If simulated: instead of `where.cluster`.
+    pub cluster: Option<PathBuf>,
     /// Sequences of a step, however many ranks there are (strong scaling); left out, the deck's.
     pub global: Option<usize>,
+    /// Tokens of a step, instead of `global`.
+    pub global_tokens: Option<usize>,
     /// Micro-batches of a rank and step, instead of `global` (weak scaling).
     pub micros_per_rank: Option<usize>,
     /// Instead of the experiment's.
@@ -185,8 +193,13 @@ impl Experiment {
             }
             at_least_one(&format!("{section}: steps"), axes.steps.unwrap_or(1))?;
             at_least_one(&format!("{section}: rounds"), axes.rounds.unwrap_or(1))?;
-            if axes.global.is_some() && axes.micros_per_rank.is_some() {
-                return Err(self.invalid(format!("{section}: global and micros_per_rank exclude each other")));
+            let sizes = [axes.global.is_some(), axes.global_tokens.is_some(), axes.micros_per_rank.is_some()];
+            if sizes.into_iter().filter(|given| *given).count() > 1 {
+                let message = "global, global_tokens and micros_per_rank exclude each other";
+                return Err(self.invalid(format!("{section}: {message}")));
+            }
+            if axes.micro.is_some() && axes.micro_tokens.is_some() {
+                return Err(self.invalid(format!("{section}: micro and micro_tokens exclude each other")));
             }
             let names = [
                 ("links", &axes.links, &keys.links),

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use crate::cluster::Description;
 use crate::deck::Deck;
 use crate::results::{Cell, Link, Place, Program};
 
 use super::file::{Axes, LinkKeys, rate, seconds};
+use super::simulated::grown;
 use super::{Experiment, ExperimentError};
 
 /// Modes of `benches/torch_sharded.py`.
@@ -26,6 +28,8 @@ pub struct Planned {
     /// If the link is `like` another machine's: the cell at the same point without limits on its links, from whose step
     /// the rate is derived.
     pub probe: Option<Box<Planned>>,
+    /// If it is simulated: on which machine.
+    pub machine: Option<Description>,
 }
 
 impl Experiment {
@@ -90,10 +94,24 @@ impl Experiment {
             None => None,
             Some(like) => {
                 let point = Point { link: UNSHAPED, label: like.system, ..point.clone() };
-                Some(Box::new(Planned { cell: self.cell(point)?, rounds: 1, probe: None }))
+                Some(Box::new(Planned { cell: self.cell(point)?, rounds: 1, probe: None, machine: None }))
             }
         };
-        Ok(Planned { cell: self.cell(point)?, rounds, probe })
+        let cluster = point.axes.cluster.as_ref().or(self.keys.place.cluster.as_ref());
+        let (place, sizes) = (point.place, point.sizes.clone());
+        let mut cell = self.cell(point)?;
+        let mut machine = None;
+        if place == Place::Simulated {
+            let file = cluster.ok_or_else(|| self.invalid("simulated cells want a cluster: where.cluster"))?;
+            let described = Description::read(&self.path(file)).map_err(ExperimentError::Description)?;
+            let grown = grown(&described, &sizes, cell.link.rate);
+            let name = file.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+            cell.id = format!("{}.{}", cell.id, slug(&name));
+            cell.link.rate = Some(8.0 * grown.links.inter.rate);
+            cell.cluster = Some(described.name);
+            machine = Some(grown);
+        }
+        Ok(Planned { cell, rounds, probe, machine })
     }
 
     fn cell(&self, point: Point) -> Result<Cell, ExperimentError> {
@@ -109,7 +127,6 @@ impl Experiment {
         sets.extend(self::sets(&fragment(&keys.models, model), "model"));
         sets.extend(self::sets(&system, "system"));
         sets.extend(seq.map(|seq| format!("data.seq={seq}")));
-        sets.extend(axes.micro.map(|micro| format!("batch.micro={micro}")));
         sets.push(format!("run.steps={}", warmup + steps));
         let read = |sets: &[String]| {
             Deck::read(&self.path(&keys.deck), sets).map_err(|deck| ExperimentError::Deck {
@@ -118,12 +135,20 @@ impl Experiment {
                 deck,
             })
         };
-        let micro = match axes.micro {
+        let length = match seq {
+            Some(seq) => seq,
+            None => read(&[])?.data.seq,
+        };
+        let micro = match axes.micro.or(axes.micro_tokens.map(|tokens| (tokens / length).max(1))) {
             Some(micro) => micro,
             None => read(&[])?.batch.micro,
         };
+        if axes.micro.is_some() || axes.micro_tokens.is_some() {
+            sets.push(format!("batch.micro={micro}"));
+        }
         let ranks: usize = sizes.iter().sum();
         let global = axes.micros_per_rank.map(|each| each * micro * ranks).or(axes.global);
+        let global = global.or(axes.global_tokens.map(|tokens| tokens / length));
         sets.extend(global.map(|global| format!("batch.global={global}")));
         let deck = read(&sets)?;
         let Some(shape) = deck.model.shape() else {

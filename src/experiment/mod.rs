@@ -16,6 +16,7 @@ mod matrix;
 mod predict;
 mod provenance;
 mod run;
+mod simulated;
 mod virtual_cluster;
 
 pub use error::ExperimentError;

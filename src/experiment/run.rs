@@ -13,7 +13,7 @@ use super::here::{calibration, foresee};
 use super::launch::Host;
 use super::like::{self, Ratio};
 use super::provenance::{now, provenance, spell};
-use super::{Experiment, ExperimentError, Planned, agreement};
+use super::{Experiment, ExperimentError, Planned, agreement, simulated};
 
 /// What was typed beside the file.
 #[derive(Clone, Debug, Default)]
@@ -58,7 +58,7 @@ impl Options {
         if cell.program == Program::Torch && self.torch.is_none() {
             return Some("needs PyTorch: --torch PYTHON, or TAWPIPE_TORCH".into());
         }
-        if cell.place != Place::VirtualCluster
+        if !matches!(cell.place, Place::VirtualCluster | Place::Simulated)
             && (cell.link.rate.is_some() || cell.link.latency > 0.0 || planned.probe.is_some())
         {
             return Some("needs a virtual cluster, whose links have rates".into());
@@ -90,6 +90,9 @@ impl Options {
     /// # Errors
     /// If a file of its name is no result.
     pub fn result(&self, cell: &Cell) -> Result<Option<Record>, ExperimentError> {
+        if cell.place == Place::Simulated {
+            return simulated::result(self, cell);
+        }
         let file = self.results.join(format!("{}.json", cell.id));
         if !file.exists() {
             return Ok(None);
@@ -117,6 +120,9 @@ fn same(found: &Cell, wanted: &Cell) -> bool {
 /// # Errors
 /// What makes all further runs impossible; a cell that fails is no error.
 pub fn run(experiment: &Experiment, options: &Options, stop: &dyn Fn() -> bool) -> Result<Progress, ExperimentError> {
+    if options.place.unwrap_or(experiment.keys.place.kind) == Place::Simulated {
+        return simulated::run(experiment, options, stop);
+    }
     let chosen = options.choose(experiment)?;
     let mut skipped: HashMap<String, usize> = HashMap::new();
     let mut cells = Vec::new();

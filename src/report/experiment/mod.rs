@@ -5,7 +5,9 @@
 
 mod bars;
 mod claim;
+mod crossover;
 mod map;
+mod paper;
 mod sweep;
 mod tables;
 mod view;
@@ -44,8 +46,9 @@ impl Findings {
 }
 
 /// Tables and figures of one experiment. `references` are the series that others are compared with; none: PyTorch's FSDP
-/// and DDP, or else `fsdp` and `1f1b`. `raw` is where the records are, relative to the report.
-pub fn findings(name: &str, records: &[Record], references: &[String], raw: &str) -> Findings {
+/// and DDP, or else `fsdp` and `1f1b`. `beside` are results of the paper's cases elsewhere, such as simulated ones, for the
+/// table of its ratios. `raw` is where the records are, relative to the report.
+pub fn findings(name: &str, records: &[Record], references: &[String], beside: &[Record], raw: &str) -> Findings {
     let view = View::new(records, references);
     let mut markdown = format!("# {name}\n\n{}\n", tables::heading(&view, raw));
     let mut figures: Vec<(String, String)> = Vec::new();
@@ -59,6 +62,9 @@ pub fn findings(name: &str, records: &[Record], references: &[String], raw: &str
     if let Some(text) = claim::claim(&view) {
         let _ = writeln!(markdown, "{text}");
     }
+    if let Some(text) = crossover::crossover(&view) {
+        let _ = writeln!(markdown, "{text}");
+    }
     show(&mut markdown, "map".into(), "Which system is fastest where", map::map(&view));
     show(&mut markdown, "throughput".into(), "Tokens a second", bars::throughput(&view));
     for (name, svg) in sweep::sweeps(&view) {
@@ -69,7 +75,10 @@ pub fn findings(name: &str, records: &[Record], references: &[String], raw: &str
     show(&mut markdown, "memory".into(), "Memory by segment", bars::memory(&view));
     show(&mut markdown, "ablation".into(), "What each part is worth", bars::ablation(&view));
     show(&mut markdown, "prediction".into(), "Measured and predicted", sweep::prediction(&view));
-    for (title, table) in tables::all(&view) {
+    let paper = Some(name).filter(|name| name.contains("paper"));
+    let paper = paper.and_then(|_| paper::paper(&view, &View::new(beside, &[])));
+    let paper = paper.map(|table| ("The paper's ratios".to_string(), table));
+    for (title, table) in paper.into_iter().chain(tables::all(&view)) {
         let _ = write!(markdown, "## {title}\n\n{table}\n");
     }
     Findings { markdown: markdown.trim_end().to_string() + "\n", figures }

@@ -85,7 +85,12 @@ fn sweep(view: &View, dimension: &Dimension) -> Option<String> {
             let separator = if title.is_empty() { "" } else { ": " };
             Panel {
                 title: format!("{title}{separator}{what}"),
-                x: Axis { name: dimension.axis.into(), scale: Scale::Log, ticks: spread_out(&ticks) },
+                x: Axis {
+                    name: dimension.axis.into(),
+                    scale: Scale::Log,
+                    ticks: spread_out(&ticks),
+                    binary: dimension.name == "sequence",
+                },
                 y: Axis::new(name, scale),
                 lines,
             }
@@ -219,7 +224,12 @@ fn efficiency(view: &View, dimension: &Dimension, family: &[usize], title: &str)
     lines.insert(0, Line { name: "ideal".into(), colour: "#808080", dash: "2 4", mark: None, points: ends });
     Panel {
         title: format!("{title}{}efficiency", if title.is_empty() { "" } else { ": " }),
-        x: Axis { name: dimension.axis.into(), scale: Scale::Log, ticks: spread_out(&ticks) },
+        x: Axis {
+            name: dimension.axis.into(),
+            scale: Scale::Log,
+            ticks: spread_out(&ticks),
+            binary: dimension.name == "sequence",
+        },
         y: Axis::new("% of the speed a rank on the fewest", Scale::Linear),
         lines,
     }

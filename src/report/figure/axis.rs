@@ -45,6 +45,11 @@ impl Ruler {
         self.start + part * self.length
     }
 
+    /// Pixel of the axis's end.
+    pub fn end(&self) -> f64 {
+        self.start + self.length
+    }
+
     /// Values to write beside the axis, about `most` or fewer.
     pub fn ticks(&self, most: usize) -> Vec<f64> {
         match self.scale {

@@ -110,7 +110,6 @@ impl Bars {
                 let ruler = Ruler::new(Scale::Linear, [reach, self.rule.unwrap_or(0.0)].into_iter(), x, width - notes);
                 self.facet(&mut svg, facet, &ruler, (x, y, width, bottom), column == 0);
             }
-            svg.text((left + (width - notes) / 2.0, bottom + 36.0), Anchor::Middle, NAME, INK, &self.axis);
             y = bottom + 58.0;
         }
         svg.finish(full.max(MARGIN * 2.0 + wide(&self.title, 17.0)), y, FONTS)
@@ -138,7 +137,7 @@ impl Bars {
                 continue;
             }
             let mut sum = 0.0;
-            for part in &bar.parts {
+            for part in bar.parts.iter().filter(|part| part.value > 0.0) {
                 let (from, to) = (ruler.at(sum), ruler.at(sum + part.value));
                 let rect = Rect { x: from, y: middle - BAR / 2.0, width: to - from, height: BAR };
                 part.fill.draw(svg, rect, Some(&part.title));
@@ -153,5 +152,7 @@ impl Bars {
             svg.text((ruler.at(bar.reach()) + 8.0, middle + 4.5), Anchor::Start, 11.5, INK, &bar.words());
         }
         svg.line((x, top), (x, bottom), INK, 1.2);
+        let middle = (ruler.at(0.0) + ruler.end()) / 2.0;
+        svg.text((middle, bottom + 36.0), Anchor::Middle, NAME, INK, &self.axis);
     }
 }

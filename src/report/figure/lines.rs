@@ -39,12 +39,14 @@ pub struct Axis {
     pub scale: Scale,
     /// Values to write beside it; none: round ones.
     pub ticks: Vec<f64>,
+    /// Multiples of 1,024 are written as `1k`, `2k`, …
+    pub binary: bool,
 }
 
 impl Axis {
     /// An axis with round ticks.
     pub fn new(name: impl Into<String>, scale: Scale) -> Axis {
-        Axis { name: name.into(), scale, ticks: Vec::new() }
+        Axis { name: name.into(), scale, ticks: Vec::new(), binary: false }
     }
 }
 
@@ -116,7 +118,9 @@ impl Panel {
         };
         for value in ticks(&self.x, &x, (frame.width / 52.0) as usize) {
             svg.line((x.at(value), frame.y), (x.at(value), bottom), GRID, 1.0);
-            svg.text((x.at(value), bottom + 17.0), Anchor::Middle, 11.0, PALE, &tick(value));
+            let words =
+                if self.x.binary && value % 1024.0 == 0.0 { format!("{}k", value / 1024.0) } else { tick(value) };
+            svg.text((x.at(value), bottom + 17.0), Anchor::Middle, 11.0, PALE, &words);
         }
         for value in ticks(&self.y, &y, 8) {
             svg.line((frame.x, y.at(value)), (right, y.at(value)), GRID, 1.0);

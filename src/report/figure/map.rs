@@ -58,7 +58,7 @@ impl Map {
         for (row, tiles) in self.tiles.iter().enumerate() {
             for (column, tile) in tiles.iter().enumerate() {
                 let (x, y) = (left + WIDTH * column as f64, bottom - HEIGHT * (row + 1) as f64);
-                draw(&mut svg, tile.as_ref(), Rect { x, y, width: WIDTH, height: HEIGHT });
+                fill(&mut svg, tile.as_ref(), Rect { x, y, width: WIDTH, height: HEIGHT });
             }
         }
         for (column, (_, words)) in self.columns.iter().enumerate() {
@@ -85,23 +85,35 @@ impl Map {
             svg.path(&points, "#ffffff", 5.5, "");
             svg.path(&points, INK, 2.6, dash);
         }
+        for (row, tiles) in self.tiles.iter().enumerate() {
+            for (column, tile) in tiles.iter().enumerate() {
+                let (x, y) = (left + WIDTH * (column as f64 + 0.5), bottom - HEIGHT * (row as f64 + 0.5));
+                words(&mut svg, tile.as_ref(), (x, y));
+            }
+        }
         svg.finish(full, bottom + 58.0, FONTS)
     }
 }
 
-fn draw(svg: &mut Svg, tile: Option<&Tile>, rect: Rect) {
+fn fill(svg: &mut Svg, tile: Option<&Tile>, rect: Rect) {
     let inner = Rect { x: rect.x + 1.0, y: rect.y + 1.0, width: rect.width - 2.0, height: rect.height - 2.0 };
-    let middle = (rect.x + rect.width / 2.0, rect.y + rect.height / 2.0);
     match tile {
-        None => {
-            svg.rect(inner, "#f2f2f2", None);
-            svg.text((middle.0, middle.1 + 4.0), Anchor::Middle, 11.0, PALE, "none fits");
-        }
+        None => svg.rect(inner, "#f2f2f2", None),
         Some(tile) => {
             Fill::Solid(tile.colour).draw(svg, inner, Some(&format!("{} {}", tile.winner, tile.by)));
+        }
+    }
+}
+
+/// Name and lead, over whatever curve passes; a long name is written smaller.
+fn words(svg: &mut Svg, tile: Option<&Tile>, (x, y): (f64, f64)) {
+    match tile {
+        None => svg.text((x, y + 4.0), Anchor::Middle, 11.0, PALE, "none fits"),
+        Some(tile) => {
             let ink = ink_on(tile.colour);
-            svg.bold((middle.0, middle.1 - 3.0), Anchor::Middle, 11.5, ink, &tile.winner);
-            svg.text((middle.0, middle.1 + 13.0), Anchor::Middle, 11.0, ink, &tile.by);
+            let size = 11.5 * ((WIDTH - 8.0) / wide(&tile.winner, 13.0)).min(1.0);
+            svg.bold((x, y - 3.0), Anchor::Middle, size, ink, &tile.winner);
+            svg.text((x, y + 13.0), Anchor::Middle, 11.0, ink, &tile.by);
         }
     }
 }
