@@ -26,7 +26,7 @@ limit = 100
 kind = "machine"
 [systems]
 "TawPipe, cached" = { name = "tawpipe", weight_cache = "group" }
-Refused = { name = "1f1b", model = { layers = 1 } }
+Refused = { name = "ddp", blocks_per_shard = 0 }
 Fails = { name = "ddp", data = { text = "missing.txt" } }
 DDP = { name = "ddp" }
 PyTorch = { torch = "ddp" }
@@ -114,7 +114,7 @@ fn axes_are_multiplied_out() {
     let lab = Lab::new(&SMALL.replace(
         "nodes = [2]\nranks = [1]",
         "nodes = [1, 2]\nranks = [1, 2]\nseq = [32, 64]\nmicros_per_rank = 3\nsystems = [\"DDP\", \"PyTorch\"]\n\
-         [[cells]]\nnodes = [2]\nranks = [2]\nglobal = 24\nsystems = [\"DDP\"]",
+         [[cells]]\nnodes = [2]\nranks = [2]\nseq = [64]\nglobal = 24\nsystems = [\"DDP\"]",
     ));
     let output = lab.run(&["--dry-run"]);
     let list = text(&output.stdout);
@@ -156,7 +156,7 @@ fn cells_are_measured_once() {
         Outcome::Failed { reason, log } => format!("{reason}; {}", log.join("\n")),
         other => panic!("{other:?}"),
     };
-    assert!(reason(&lab.record("refused")).contains("1f1b") || reason(&lab.record("refused")).contains("block"));
+    assert!(reason(&lab.record("refused")).contains("blocks_per_shard"), "{}", reason(&lab.record("refused")));
     assert!(reason(&lab.record("fails")).contains("missing.txt"), "{}", reason(&lab.record("fails")));
     assert!(fs::read_dir(lab.results()).unwrap().count() == 4, "nothing but results is left");
 
