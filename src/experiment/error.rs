@@ -33,7 +33,7 @@ pub enum ExperimentError {
         /// The system of the cell.
         label: String,
         /// The reason.
-        deck: DeckError,
+        deck: Box<DeckError>,
     },
     /// A description of a machine is refused.
     #[error(transparent)]

@@ -27,7 +27,11 @@ pub fn ratio(experiment: &Experiment, like: &Like) -> Result<Ratio, ExperimentEr
     let (cluster, deck) = (experiment.path(&like.cluster), experiment.path(&like.deck));
     let machine = Description::read(&cluster)?;
     let changes = sets(&like.set, "");
-    let refused = |deck| ExperimentError::Deck { file: experiment.file.clone(), label: like.system.clone(), deck };
+    let refused = |deck| ExperimentError::Deck {
+        file: experiment.file.clone(),
+        label: like.system.clone(),
+        deck: Box::new(deck),
+    };
     let read = Deck::read(&deck, &changes).map_err(refused)?;
     let wrong = |reason: String| experiment.invalid(format!("like: {}: {reason}", deck.display()));
     let shape = read.model.shape().ok_or_else(|| wrong("wants a shape in [model]".into()))?;

@@ -132,7 +132,7 @@ impl Experiment {
             Deck::read(&self.path(&keys.deck), sets).map_err(|deck| ExperimentError::Deck {
                 file: self.file.clone(),
                 label: label.clone(),
-                deck,
+                deck: Box::new(deck),
             })
         };
         let length = match seq {

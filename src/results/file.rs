@@ -180,7 +180,7 @@ mod tests {
         let record = record();
         let file = write(folder.path(), &record).unwrap();
         assert_eq!(read(&file).unwrap(), record);
-        assert_eq!(read_folder(folder.path()).unwrap(), [record.clone()]);
+        assert_eq!(read_folder(folder.path()).unwrap(), std::slice::from_ref(&record));
         assert_eq!(record.samples(|step| Some(step.step_s)), [1.0, 2.0]);
         assert_eq!(record.median(|step| step.exposed_s), Some(0.1));
         let job = record.cell.job(Costs::default()).unwrap();
