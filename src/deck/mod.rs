@@ -15,7 +15,7 @@ mod value;
 pub use error::DeckError;
 pub use section::{Key, Section};
 pub use sections::{BatchSection, ClusterSection, DataSection, GpuSection, ModelSection, OptimSection, RunSection};
-pub use value::{CostSource, DeviceKind, Memory, Poll, RanksPerGroup, Schedule, Seconds};
+pub use value::{CostSource, DeviceKind, FabricKind, Memory, Poll, RanksPerGroup, Schedule, Seconds};
 
 use std::path::{Path, PathBuf};
 

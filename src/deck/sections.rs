@@ -6,7 +6,7 @@ use crate::data::{Order, TokenType, TokenizerChoice, Valid};
 use crate::model::{Dtype, ModelShape, Recompute};
 
 use super::section::section;
-use super::value::{CostSource, DeviceKind, Memory, Poll, RanksPerGroup, Schedule, Seconds};
+use super::value::{CostSource, DeviceKind, FabricKind, Memory, Poll, RanksPerGroup, Schedule, Seconds};
 
 section! {
     /// The model: either `from` an existing one, or a shape that starts from random weights.
@@ -102,6 +102,9 @@ section! {
         grad_dtype: Dtype = Dtype::F32,
         /// What computes: `cuda` takes one NVIDIA GPU a rank, `auto` does so where every rank finds one of its own.
         device: DeviceKind = DeviceKind::Auto,
+        /// What carries messages between GPUs: `nccl` from GPU to GPU, `mpi` through the hosts' memory, `auto` NCCL where it is
+        /// installed and every rank has a GPU of its own. Processors always use MPI.
+        fabric: FabricKind = FabricKind::Auto,
         /// Computing threads of a rank. Left out: 1 with several ranks, all cores with one.
         threads: Option<usize> = None,
         /// What backward computes again instead of keeping it.
@@ -120,6 +123,8 @@ section! {
         wall_time: Option<Seconds> = None,
         /// Without progress of a message for this time the job is ended.
         timeout: Seconds = Seconds(60.0),
+        /// Name every op for NVIDIA's profilers (with NCCL or one rank); needs libnvtx3interop or libnvToolsExt.
+        nvtx: bool = false,
         /// How the communication thread waits.
         poll: Poll = Poll::Nap,
     }

@@ -308,6 +308,17 @@ pub enum DeviceKind {
     Cuda,
 }
 
+/// What carries messages between GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FabricKind {
+    /// NCCL where it can be had, else MPI.
+    Auto,
+    /// From GPU to GPU.
+    Nccl,
+    /// Through the hosts' memory.
+    Mpi,
+}
+
 words!(Schedule {
     "constant" => Schedule::Constant,
     "linear" => Schedule::Linear,
@@ -316,6 +327,7 @@ words!(Schedule {
 });
 words!(Poll { "nap" => Poll::Nap, "spin" => Poll::Spin });
 words!(DeviceKind { "auto" => DeviceKind::Auto, "cpu" => DeviceKind::Cpu, "cuda" => DeviceKind::Cuda });
+words!(FabricKind { "auto" => FabricKind::Auto, "nccl" => FabricKind::Nccl, "mpi" => FabricKind::Mpi });
 words!(Dtype { "f32" => Dtype::F32, "bf16" => Dtype::Bf16 });
 words!(Recompute { "none" => Recompute::None, "block" => Recompute::Block });
 words!(Order { "sequential" => Order::Sequential, "random" => Order::Random });

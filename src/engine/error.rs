@@ -45,6 +45,14 @@ pub enum EngineError {
         /// What went wrong.
         source: DeviceError,
     },
+    /// The other ranks could not be taken leave of.
+    #[error("rank {rank}: at the end: {source}")]
+    End {
+        /// Whose plan.
+        rank: Rank,
+        /// What went wrong.
+        source: FabricError,
+    },
     /// The communication thread panicked; its message has been printed.
     #[error("rank {rank}: the communication thread panicked")]
     Panicked {

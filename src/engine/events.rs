@@ -34,6 +34,8 @@ struct Signals {
 pub(super) struct Events {
     /// For every op, the last pass in which it was completed: nothing needs to be reset between passes.
     done: Vec<AtomicU64>,
+    /// For every op, the last pass in which it was put on its lane.
+    put: Vec<AtomicU64>,
     /// Grows with every completion.
     ticks: AtomicU64,
     /// The compute lane is inside an op.
@@ -47,6 +49,7 @@ impl Events {
     pub fn new(ops: usize) -> Self {
         Events {
             done: (0..ops).map(|_| AtomicU64::new(0)).collect(),
+            put: (0..ops).map(|_| AtomicU64::new(0)).collect(),
             ticks: AtomicU64::new(0),
             computing: AtomicBool::new(false),
             signals: Mutex::default(),
@@ -78,6 +81,16 @@ impl Events {
         // Taking the lock keeps the waiter from falling asleep between its look and its sleep.
         drop(self.lock());
         self.changed.notify_all();
+    }
+
+    /// Says that an op is on its lane: whether it is complete is for its lanes to say.
+    pub fn set_put(&self, op: OpId, pass: u64) {
+        self.put[op].store(pass, Ordering::Release);
+    }
+
+    /// Whether an op is on its lane.
+    pub fn is_put(&self, op: OpId, pass: u64) -> bool {
+        self.put[op].load(Ordering::Acquire) == pass
     }
 
     /// A number that grows with every completion.

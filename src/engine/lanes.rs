@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::fabric::{Advance, FabricError, NAP, Pending, Progress, Sent, Wire, sleep_precisely};
+use crate::fabric::{Advance, FabricError, NAP, Pending, Progress, Sent, Transfer, Wire, sleep_precisely};
 use crate::plan::{Lane, OpId, Span};
 
 use super::events::Pass;
@@ -53,6 +53,8 @@ struct Communicator {
     shared: Arc<Shared>,
     wire: Box<dyn Wire>,
     lanes: Vec<LaneState>,
+    /// Ops of the compute lane that were complete when last looked at.
+    computed: usize,
     spans: Vec<Span>,
     sent: Sent,
     delays: Option<Delays>,
@@ -76,7 +78,7 @@ pub(super) fn communicate(shared: Arc<Shared>, wire: Box<dyn Wire>, ranks: usize
     let lanes = shared.scripts[0].comm.iter().map(|_| LaneState::default()).collect();
     let delays = shared.options.delays.map(|delays| Delays { seed: !delays.seed, ..delays });
     let (spans, sent) = (Vec::new(), Sent::new(ranks));
-    let mut me = Communicator { shared: shared.clone(), wire, lanes, spans, sent, delays };
+    let mut me = Communicator { shared: shared.clone(), wire, lanes, computed: 0, spans, sent, delays };
     while let Some(pass) = shared.events.next_pass() {
         match me.run(pass) {
             Ok(true) => {
@@ -107,6 +109,7 @@ impl Communicator {
         self.spans.clear();
         self.sent.clear();
         self.lanes.iter_mut().for_each(|lane| lane.at = 0);
+        self.computed = 0;
         let mut alive = (Instant::now(), events.ticks());
         loop {
             let ticks = events.ticks();
@@ -114,17 +117,20 @@ impl Communicator {
             for lane in 0..self.lanes.len() {
                 found = found.max(self.look(lane, script, pass)?);
             }
+            let computing = self.computes(script, pass)?;
             match found {
                 Found::Finished => return Ok(true),
                 Found::Moved => {}
                 Found::Pending if options.poll == Poll::Spin => std::thread::yield_now(),
                 Found::Pending => events.sleep(ticks, NAP),
+                // Nobody wakes this thread when a device completes an op.
+                Found::Idle if computing => events.sleep(ticks, NAP),
                 Found::Idle => events.sleep(ticks, LOOK.min(options.timeout)),
             }
             if found != Found::Moved && events.stopped() {
                 return Ok(false);
             }
-            if found == Found::Moved || ticks != alive.1 || events.computing() {
+            if found == Found::Moved || ticks != alive.1 || computing || events.computing() {
                 alive = (Instant::now(), ticks);
             } else if alive.0.elapsed() > options.timeout {
                 return Err(self.stalled(script, pass));
@@ -132,14 +138,45 @@ impl Communicator {
         }
     }
 
+    /// Whether all these ops are complete. Those of the compute lane may be on a device, which is asked.
+    fn complete(&self, script: &Script<Transfer>, ops: &[OpId], pass: Pass) -> Result<bool, EngineError> {
+        let Shared { events, lanes, .. } = &*self.shared;
+        for &op in ops {
+            if events.complete(&[op], pass.number) {
+                continue;
+            }
+            let there = script.ops[op].lane == Lane::Compute && events.is_put(op, pass.number);
+            if !there || !lanes.is_complete(op).map_err(|source| self.shared.broken(source))? {
+                return Ok(false);
+            }
+            events.set_complete(op, pass.number);
+        }
+        Ok(true)
+    }
+
+    /// Whether a device is at an op of the compute lane. A processor is not between two ops.
+    fn computes(&mut self, script: &Script<Transfer>, pass: Pass) -> Result<bool, EngineError> {
+        while let Some(&op) = script.compute.get(self.computed)
+            && self.shared.events.is_put(op, pass.number)
+        {
+            if !self.complete(script, &[op], pass)? {
+                return Ok(true);
+            }
+            self.computed += 1;
+        }
+        Ok(false)
+    }
+
     /// Brings a lane as far as it goes without waiting.
-    fn look(&mut self, index: usize, script: &Script, pass: Pass) -> Result<Found, EngineError> {
+    fn look(&mut self, index: usize, script: &Script<Transfer>, pass: Pass) -> Result<Found, EngineError> {
         let mut found = Found::Idle;
         while let Some(&id) = script.comm[index].get(self.lanes[index].at) {
             let op = &script.ops[id];
+            if matches!(self.lanes[index].stage, Stage::Waiting) && !self.complete(script, &script.foreign[id], pass)? {
+                return Ok(found);
+            }
             let lane = &mut self.lanes[index];
             lane.stage = match lane.stage {
-                Stage::Waiting if !self.shared.events.complete(&op.waits, pass.number) => return Ok(found),
                 Stage::Waiting => match &mut self.delays {
                     Some(delays) => Stage::Held(Instant::now() + delays.next()),
                     None => Stage::Running(Instant::now()),
@@ -155,8 +192,16 @@ impl Communicator {
                     .advance(transfer, &mut *self.wire, &mut self.sent)
                     .map_err(|source| self.failed(script, pass, id, source))?,
                 None => {
-                    self.shared.compute.run(&op.action, &self.shared.memory);
-                    Advance::Complete
+                    let Shared { events, lanes, compute, memory, .. } = &*self.shared;
+                    if !events.is_put(id, pass.number) {
+                        let put = lanes.put(op.lane, id, &mut || compute.run(&op.action, memory));
+                        put.map_err(|source| self.shared.broken(source))?;
+                        events.set_put(id, pass.number);
+                    }
+                    match lanes.is_complete(id).map_err(|source| self.shared.broken(source))? {
+                        true => Advance::Complete,
+                        false => Advance::Still,
+                    }
                 }
             };
             match advance {
@@ -178,13 +223,13 @@ impl Communicator {
         Ok(if found == Found::Moved { found } else { Found::Finished })
     }
 
-    fn failed(&self, script: &Script, pass: Pass, op: OpId, source: FabricError) -> EngineError {
+    fn failed(&self, script: &Script<Transfer>, pass: Pass, op: OpId, source: FabricError) -> EngineError {
         let what = script.ops[op].action.to_string();
         EngineError::Fabric { rank: self.shared.rank, phase: pass.phase.name(), op, what, source }
     }
 
     /// Names what nothing has come of: a message if one is on its way, else an op that waits.
-    fn stalled(&self, script: &Script, pass: Pass) -> EngineError {
+    fn stalled(&self, script: &Script<Transfer>, pass: Pass) -> EngineError {
         let current = |index: usize| script.comm[index].get(self.lanes[index].at).copied();
         let message = (0..self.lanes.len()).find_map(|index| {
             let op = current(index).filter(|_| matches!(self.lanes[index].stage, Stage::Running(_)))?;

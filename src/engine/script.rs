@@ -1,8 +1,9 @@
 //! A plan's list made ready to run: ops by lane, messages resolved to memory.
 
-use crate::device::Memory;
-use crate::fabric::{Transfer, Transfers};
+use crate::device::DeviceError;
 use crate::plan::{Action, Lane, Op, OpId, RankPlan};
+
+use super::Lanes;
 
 /// Which list of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,30 +39,33 @@ impl Phase {
     }
 }
 
-/// One list of a plan.
+/// One list of a plan, with whatever `T` an executor needs of an op that communicates.
 #[derive(Debug)]
-pub(super) struct Script {
+pub(super) struct Script<T> {
     pub ops: Vec<Op>,
     /// Ops of the compute lane, in order.
     pub compute: Vec<OpId>,
     /// Ops of each communication lane, in order.
     pub comm: Vec<Vec<OpId>>,
-    /// For each op, the messages it stands for, if it communicates.
-    pub transfers: Vec<Option<Transfer>>,
+    /// For each op, what it waits for on other lanes: the order of its own needs no looking after.
+    pub foreign: Vec<Vec<OpId>>,
+    /// For each op, what it does between ranks, if it communicates.
+    pub transfers: Vec<Option<T>>,
 }
 
-impl Script {
+impl<T> Script<T> {
     /// # Panics
     /// If an op is on a lane that cannot run it: loads belong on the compute lane, messages on the others.
-    pub fn new(ops: &[Op], comm_lanes: usize, transfers: &mut Transfers, memory: &Memory) -> Self {
+    pub fn new(ops: &[Op], comm_lanes: usize, mut transfer: impl FnMut(&Action) -> Option<T>) -> Self {
         let mut script = Script {
             ops: ops.to_vec(),
             compute: Vec::new(),
             comm: vec![Vec::new(); comm_lanes],
+            foreign: Vec::new(),
             transfers: Vec::new(),
         };
         for (id, op) in ops.iter().enumerate() {
-            let transfer = transfers.make(&op.action, memory);
+            let transfer = transfer(&op.action);
             match op.lane {
                 Lane::Compute => {
                     assert!(transfer.is_none(), "op {id} ({}) communicates on the compute lane", op.action);
@@ -72,6 +76,7 @@ impl Script {
                     script.comm[lane].push(id);
                 }
             }
+            script.foreign.push(op.waits.iter().copied().filter(|&wait| ops[wait].lane != op.lane).collect());
             script.transfers.push(transfer);
         }
         script
@@ -80,5 +85,19 @@ impl Script {
     /// Whether any op belongs to a communication lane.
     pub fn communicates(&self) -> bool {
         self.comm.iter().any(|lane| !lane.is_empty())
+    }
+
+    /// For how many seconds the compute lane waited for others, by the lanes' own clock; `None` if they have none.
+    pub fn waited(&self, lanes: &dyn Lanes) -> Result<Option<f64>, DeviceError> {
+        let mut waited = 0.0;
+        for (at, &id) in self.compute.iter().enumerate().filter(|(_, id)| !self.foreign[**id].is_empty()) {
+            let Some([start, _]) = lanes.times(id)? else { return Ok(None) };
+            let before = match at.checked_sub(1) {
+                Some(before) => lanes.times(self.compute[before])?.map_or(start, |[_, end]| end),
+                None => 0.0,
+            };
+            waited += f64::max(start - before, 0.0);
+        }
+        Ok(Some(waited))
     }
 }

@@ -17,6 +17,18 @@ pub trait Control {
     /// How long to wait for a rank, from now on, before the job ends. Ranks that are threads of one process need none.
     fn set_patience(&self, _patience: Duration) {}
 
+    /// Collective over these ranks, which ascend: returns when all have called it, or says on the first of them who has
+    /// not within `patience`. Ranks that are threads of one process are waited for.
+    fn roll_call(&self, members: &[usize], patience: Duration) -> Vec<usize> {
+        let _ = patience;
+        if self.rank() == members[0] {
+            members[1..].iter().for_each(|&member| drop(self.receive(member)));
+        } else {
+            self.send(members[0], &[]);
+        }
+        Vec::new()
+    }
+
     /// Returns when all ranks have called it.
     fn barrier(&self) {
         self.gather(&[]);

@@ -5,7 +5,11 @@ mod error;
 pub mod local;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+#[cfg(feature = "cuda")]
+pub mod nccl;
 mod process;
+#[cfg(feature = "cuda")]
+mod staged;
 mod sum;
 mod traffic;
 mod transfer;
@@ -14,6 +18,8 @@ mod wire;
 pub use control::{Control, Solo};
 pub use error::FabricError;
 pub use process::{abort, refuse_singletons, sleep_precisely, warn_about_cores};
+#[cfg(feature = "cuda")]
+pub use staged::Staged;
 pub use traffic::Sent;
 pub use transfer::{Advance, Pending, Progress, Transfer, Transfers};
 pub use wire::{NAP, Request, Wire};

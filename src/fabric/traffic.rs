@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::cluster::{Groups, Rank};
-use crate::plan::tables::{Bytes, Traffic};
+use crate::plan::tables::{self, Bytes, Traffic};
+use crate::plan::{Op, RankPlan, Split};
 
 /// Bytes a rank sent to every rank of the world, counted when a message starts. The plan predicts the same numbers:
 /// [`crate::plan::tables::sent`].
@@ -14,6 +15,14 @@ impl Sent {
     /// Nothing sent yet, in a world of this size.
     pub fn new(ranks: usize) -> Self {
         Sent(vec![Bytes::default(); ranks])
+    }
+
+    /// What a rank sends in one pass over one of its lists by the algorithms that the plan names: what is reported where
+    /// the messages themselves cannot be counted. NCCL may do otherwise; it does not tell.
+    pub fn planned(ranks: usize, splits: &[Split], plan: &RankPlan, ops: &[Op]) -> Self {
+        let mut sent = Sent::new(ranks);
+        tables::sent(splits, plan, ops).into_iter().for_each(|(to, bytes)| sent.0[to] = bytes);
+        sent
     }
 
     /// Counts a message; `control` for scalars.

@@ -14,7 +14,6 @@ use crate::device::{Memory, View};
 use crate::plan::collective::{Collective, Step, steps};
 use crate::plan::{Action, Algorithm, Call, CommId, Payload, Region, Segment, Slot, Split};
 
-use super::sum::add;
 use super::{FabricError, Request, Sent, Wire};
 
 /// Moves looked at together; bounds the messages in flight of one op.
@@ -286,8 +285,7 @@ fn start(transfer: &Transfer, one: &Move, wire: &mut dyn Wire, sent: &mut Sent) 
         }
         Move::Receive { from, into } => State::Flying(wire.receive(transfer.comm, *from, transfer.view(into))?),
         Move::Add { from, into } => {
-            add(transfer.view(into), transfer.view(from));
-            State::Done
+            wire.add(transfer.view(from), transfer.view(into))?.map_or(State::Done, State::Flying)
         }
     })
 }

@@ -7,6 +7,7 @@ use crate::device::View;
 use crate::plan::CommId;
 
 use super::FabricError;
+use super::sum::add;
 
 /// A message on its way; given back to the [`Wire`] that made it.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,7 +23,13 @@ pub trait Wire: Send {
     fn send(&mut self, comm: CommId, to: Rank, data: View) -> Result<Request, FabricError>;
     /// Starts receiving into a view; the message must be as long as it.
     fn receive(&mut self, comm: CommId, from: Rank, into: View) -> Result<Request, FabricError>;
-    /// Whether a message is complete. If not, the request comes back.
+    /// Adds what has been received to what is there (see [`crate::plan::collective`]): at once, or as a request. The two are
+    /// of equal length and type; bf16 is added in f32 and rounded once.
+    fn add(&mut self, from: View, into: View) -> Result<Option<Request>, FabricError> {
+        add(into, from);
+        Ok(None)
+    }
+    /// Whether a message (or a sum) is complete. If not, the request comes back.
     fn test(&mut self, request: Request) -> Result<Option<Request>, FabricError>;
 }
 

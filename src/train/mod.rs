@@ -6,7 +6,9 @@
 mod agree;
 mod costs;
 mod device;
+mod executor;
 mod folder;
+mod messages;
 mod meter;
 mod run;
 mod schedule;
@@ -16,6 +18,7 @@ mod trace;
 mod weights;
 
 pub use agree::{Agreed, agree};
+pub use messages::Messages;
 pub use run::run;
 pub use schedule::learning_rate;
 pub use session::{Session, StepResult};
@@ -24,6 +27,8 @@ pub use stop::Stop;
 use std::time::Duration;
 
 use crate::deck::Deck;
+#[cfg(feature = "cuda")]
+use crate::deck::{DeviceKind, FabricKind};
 use crate::exit::Exit;
 use crate::fabric::Wire;
 use crate::plan::Split;
@@ -54,6 +59,11 @@ fn patience(deck: &Deck) -> Duration {
 /// # Errors
 /// [`Agreed`] if something was wrong that all ranks know of; anything else ends the job.
 pub fn train(deck: &Deck, options: TrainOptions) -> anyhow::Result<Exit> {
+    #[cfg(feature = "cuda")]
+    if deck.run.device != DeviceKind::Cpu && deck.run.fabric != FabricKind::Mpi {
+        // First of all: it changes the environment, which must not have a second reader.
+        crate::fabric::nccl::prepare(deck.gpu.share);
+    }
     let stop = Stop::watch(deck.run.wall_time.map(|limit| limit.0))?;
     #[cfg(feature = "mpi")]
     {

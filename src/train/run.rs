@@ -16,8 +16,8 @@ use crate::plan::check::check;
 use crate::plan::systems::{Schedule, schedule};
 
 use super::{
-    Agreed, MakeWire, Session, StepResult, Stop, TrainOptions, agree, costs, device, folder, learning_rate, meter,
-    patience, trace,
+    Agreed, MakeWire, Session, StepResult, Stop, TrainOptions, agree, costs, device, folder, learning_rate, messages,
+    meter, patience, trace,
 };
 
 /// Trains on one rank of a world; every rank calls it. See [`super::train`]. `found` are the groups that share memory;
@@ -35,6 +35,7 @@ pub fn run(
 ) -> anyhow::Result<Exit> {
     let mut run = Run::start(deck.clone(), options, control, found, wire)?;
     if options.dry_run || run.step == deck.run.steps {
+        run.session.finish()?;
         return Ok(Exit::Done);
     }
     loop {
@@ -105,6 +106,7 @@ impl<'a> Run<'a> {
             (None, None) => bail!("the deck gives neither model.from nor a shape"),
         };
         let device = device::choose(&deck, threads, control, found)?;
+        let messages = messages::choose(&deck, &device, control, wire)?;
         costs::settle(&mut deck, &shape, &device, control, options.resume.then_some(&folder))?;
         let planned = (|| {
             let schedule = schedule(&deck.job(shape, groups.clone())?)?;
@@ -122,7 +124,8 @@ impl<'a> Run<'a> {
         let validates = dataset.valid_batches() > 0;
         let memory = device.memory(&plan.slots).context("the plan's memory; `tawpipe plan` shows what it is for");
         let memory = agree(control, bad, memory)?;
-        let mut session = Session::new(&deck, schedule, plan, &device, memory, Arc::new(dataset), wire)?;
+        let mut session = Session::new(&deck, schedule, plan, &device, memory, Arc::new(dataset), messages)?;
+        control.set_patience(patience(&deck));
         let step = load(&deck, options, control, &session, source.as_deref(), &folder)?;
         session.prepare()?;
         let peak = meter::peak(control, &device, deck.run.dtype);
@@ -277,6 +280,7 @@ impl<'a> Run<'a> {
             Ok(())
         });
         agree(self.control, Exit::Failure, written)?;
+        self.session.finish()?;
         Ok(exit)
     }
 }

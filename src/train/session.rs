@@ -2,20 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::checkpoint::{self, Header};
 use crate::cluster::Rank;
 use crate::data::Dataset;
-use crate::deck::{self, Deck};
+use crate::deck::Deck;
 use crate::device::{AdamW, Chosen, DeviceError, Memory, on_device};
-use crate::engine::{Compute, Engine, EngineError, Measured, Options, Phase, Poll, Source};
+use crate::engine::{Compute, EngineError, Executor, Measured, Phase, Source};
 use crate::fabric::Control;
 use crate::nn::Network;
 use crate::plan::systems::Schedule;
 use crate::plan::{Action, RankPlan, Segment, SlotId, stats, step};
 
-use super::MakeWire;
+use super::executor::executor;
+use super::messages::Messages;
 use super::weights::{self, Incoming, Outgoing};
 
 /// What one iteration gave, the same on every rank but for `measured`.
@@ -35,7 +35,7 @@ pub struct Session {
     pub schedule: Schedule,
     /// This rank's plan.
     pub plan: RankPlan,
-    engine: Engine,
+    executor: Box<dyn Executor>,
     dataset: Arc<Dataset>,
     /// Bound on the gradient norm; infinity for none.
     clip: f64,
@@ -44,7 +44,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Makes a rank's plan ready to run on `memory`, which is of the device and holds the plan's slots. The masters are zero
+    /// Collective. Makes a rank's plan ready to run on `memory`, which is of the device and holds the plan's slots. The masters are zero
     /// until [`Session::memory`] is filled and [`Session::prepare`] called.
     pub fn new(
         deck: &Deck,
@@ -53,8 +53,8 @@ impl Session {
         device: &Chosen,
         mut memory: Memory,
         dataset: Arc<Dataset>,
-        wire: &MakeWire,
-    ) -> Result<Self, DeviceError> {
+        messages: Messages,
+    ) -> anyhow::Result<Self> {
         let job = &schedule.job;
         let [beta1, beta2] = deck.optim.betas;
         let adamw = AdamW { beta1, beta2, eps: deck.optim.eps, weight_decay: deck.optim.weight_decay };
@@ -66,22 +66,14 @@ impl Session {
             |phase: Phase| phase.ops(&plan).iter().filter(|op| matches!(op.action, Action::Load { .. })).count();
         let most = Phase::ALL.map(loads).into_iter().max().unwrap_or(0);
         memory.expect_feeds(most, 2 * job.batch.micro_tokens())?;
-        let poll = match deck.run.poll {
-            deck::Poll::Nap => Poll::Nap,
-            deck::Poll::Spin => Poll::Spin,
-        };
-        let timeout = Duration::from_secs_f64(deck.run.timeout.0);
-        let options = Options { poll, timeout, trace: deck.run.trace.is_some(), ..Options::default() };
-        let ranks = job.groups.ranks();
-        let wire = wire(&schedule.splits);
-        let engine = Engine::new(&plan, &schedule.splits, ranks, memory, compute, wire, options);
+        let executor = executor(deck, &schedule, &plan, device, memory, compute, messages)?;
         let scalars = |name: &str| {
             let found = plan.slots.iter().position(|slot| slot.segment == Segment::Scalars && slot.name == name);
             found.expect("every plan has its slots of scalars")
         };
         let (step, stats) = (scalars("step"), scalars("stats"));
         let clip = if deck.optim.clip > 0.0 { deck.optim.clip } else { f64::INFINITY };
-        Ok(Session { schedule, engine, dataset, clip, step, stats, plan })
+        Ok(Session { schedule, executor, dataset, clip, step, stats, plan })
     }
 
     /// This rank's number.
@@ -91,7 +83,7 @@ impl Session {
 
     /// This rank's memory.
     pub fn memory(&self) -> &Memory {
-        self.engine.memory()
+        self.executor.memory()
     }
 
     /// Fills the masters with initial weights.
@@ -147,10 +139,15 @@ impl Session {
         Ok(sum * self.schedule.job.batch.tokens() as f64 / self.dataset.valid_tokens() as f64)
     }
 
+    /// Collective, after the last pass: takes leave of the other ranks.
+    pub fn finish(&mut self) -> Result<(), EngineError> {
+        self.executor.finish()
+    }
+
     fn pass(&mut self, phase: Phase, feed: Feed) -> Result<([f64; stats::LEN], Measured), EngineError> {
         self.upload(self.stats, &[0.0; stats::LEN])?;
         let source = Loader { dataset: &self.dataset, feed };
-        let measured = self.engine.run(phase, &source)?;
+        let measured = self.executor.run(phase, &source)?;
         let mut found = [0.0; stats::LEN];
         let memory = self.memory();
         memory.download(memory.slot(self.stats), &mut found).map_err(|source| self.broken(source))?;

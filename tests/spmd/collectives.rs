@@ -167,4 +167,11 @@ pub fn control(context: &Context) {
     control.sum_f64(&mut reals);
     assert_eq!(reals, [3, 4].map(|i| sum(Dtype::F64, 0..n, i)));
     control.barrier();
+    // Any set of ranks may call its own roll, twice.
+    let ends: Vec<usize> = if n > 1 { vec![0, n - 1] } else { vec![0] };
+    if ends.contains(&me) {
+        for _ in 0..2 {
+            assert!(control.roll_call(&ends, Duration::from_secs(60)).is_empty());
+        }
+    }
 }

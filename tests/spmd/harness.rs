@@ -127,9 +127,10 @@ mod mpi {
     pub const MODE: &str = "TAWPIPE_SPMD";
 
     /// Launches of their own: what ends badly, and what needs MPI's own counters.
-    pub const LAUNCHES: [(&str, fn()); 5] = [
+    pub const LAUNCHES: [(&str, fn()); 6] = [
         ("watchdog", watchdog),
         ("silence", silence),
+        ("absence", absence),
         ("panic", panic),
         ("singletons", singletons),
         ("monitoring", monitoring),
@@ -171,6 +172,17 @@ mod mpi {
                     std::thread::sleep(Duration::from_secs(60));
                 }
                 world.barrier();
+            }
+            "absence" => {
+                if world.rank() == 1 {
+                    std::thread::sleep(Duration::from_secs(60));
+                }
+                let missing = world.roll_call(&[0, 1, 2], Duration::from_secs(1));
+                if world.rank() == 0 {
+                    println!("missing: {missing:?}");
+                    abort(1);
+                }
+                std::thread::sleep(Duration::from_secs(60));
             }
             "panic" => training::panic(&context).unwrap(),
             "monitoring" => {
@@ -231,6 +243,13 @@ mod mpi {
         let (output, text) = output(mpirun(3, "silence", &[]));
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains("rank 1 has not answered for 1 s"), "{text}");
+    }
+
+    /// A rank does not come where communicators of NCCL are made: the first of the others names it, and only it.
+    fn absence() {
+        let (output, text) = output(mpirun(3, "absence", &[]));
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("missing: [1]"), "{text}");
     }
 
     /// One rank panics in mid-step while its communication thread and the others wait: the job ends with code 1 and the

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tawpipe::cluster::{Costs, Groups, Rank};
 use tawpipe::device::{AdamW, Cpu, DeviceError, Memory};
-use tawpipe::engine::{Compute, Engine, EngineError, Measured, Options, Phase, Source};
+use tawpipe::engine::{Compute, Engine, EngineError, Executor, Measured, Options, Phase, Source};
 use tawpipe::fabric::Wire;
 use tawpipe::model::{Dtype, ModelShape, Recompute, init};
 use tawpipe::nn::Network;

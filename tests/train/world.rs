@@ -13,7 +13,7 @@ use tawpipe::metrics::{History, read_journal};
 use tawpipe::model::ModelShape;
 use tawpipe::plan::systems::schedule;
 use tawpipe::plan::{Action, RankPlan, Split};
-use tawpipe::train::{MakeWire, Session, Stop, TrainOptions, learning_rate, run};
+use tawpipe::train::{MakeWire, Messages, Session, Stop, TrainOptions, learning_rate, run};
 
 /// What a few steps gave.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -52,7 +52,7 @@ pub fn train(deck: &Deck, change: impl Fn(&mut RankPlan) + Sync) -> Outcome {
         let wire: &MakeWire = &wire;
         let device = Chosen::Cpu { threads: 1 };
         let memory = device.memory(&plan.slots).unwrap();
-        let mut session = Session::new(deck, schedule, plan, &device, memory, data, wire).unwrap();
+        let mut session = Session::new(deck, schedule, plan, &device, memory, data, Messages::Host(wire)).unwrap();
         match source {
             Some(source) => session.read(source.as_ref()).unwrap(),
             None => session.initialise(deck.run.seed).unwrap(),

@@ -11,6 +11,7 @@ mod kernels;
 mod launch;
 mod library;
 mod modules;
+mod nvtx;
 mod products;
 pub mod select;
 mod stream;
@@ -24,6 +25,7 @@ pub use feed::Feeder;
 pub use kernels::Gpu;
 pub use launch::{Arg, Launch, Launcher};
 pub use modules::names;
+pub use nvtx::Nvtx;
 pub use stream::{Event, Priority, Stream};
 
 use self::kernels::SQUARES_PARTS;

@@ -57,6 +57,34 @@ impl World {
         Ok(bytes)
     }
 
+    /// Waits for an empty message from each of these ranks; gives those from which none has come in time.
+    fn arrivals(&self, from: &[usize], patience: Duration) -> Result<Vec<usize>, FabricError> {
+        // What an empty message consists of: its length. The memory is never freed, because a message that has not come
+        // may still do so.
+        let lengths = vec![[0u8; 8]; from.len()].leak();
+        let mut waiting = Vec::new();
+        for (&rank, length) in from.iter().zip(lengths.iter_mut()) {
+            let mut requests = Vec::new();
+            let address = length.as_mut_ptr() as usize;
+            // SAFETY: the memory is leaked, and nobody else has its address.
+            unsafe { super::receive(self.comm().as_raw(), rank as _, TAG, address, length.len(), &mut requests)? };
+            waiting.push((rank, requests));
+        }
+        let start = Instant::now();
+        while !waiting.is_empty() && start.elapsed() < patience {
+            for (_, requests) in &mut waiting {
+                // SAFETY: the requests were just started.
+                unsafe { super::reap(requests)? };
+            }
+            let arrived = waiting.extract_if(.., |(_, requests)| requests.is_empty());
+            for (rank, _) in arrived.collect::<Vec<_>>() {
+                self.receive_into(rank, &mut [])?;
+            }
+            std::thread::sleep(NAP);
+        }
+        Ok(waiting.into_iter().map(|(rank, _)| rank).collect())
+    }
+
     fn receive_into(&self, from: usize, into: &mut [u8]) -> Result<(), FabricError> {
         let mut requests = Vec::new();
         let address = into.as_mut_ptr() as usize;
@@ -80,6 +108,14 @@ impl Control for World {
 
     fn set_patience(&self, patience: Duration) {
         World::set_patience(self, patience);
+    }
+
+    fn roll_call(&self, members: &[usize], patience: Duration) -> Vec<usize> {
+        if World::rank(self) != members[0] {
+            Control::send(self, members[0], &[]);
+            return Vec::new();
+        }
+        self.arrivals(&members[1..], patience).unwrap_or_else(|error| panic!("roll call: {error}"))
     }
 
     fn send(&self, to: usize, bytes: &[u8]) {
