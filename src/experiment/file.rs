@@ -207,7 +207,7 @@ impl Experiment {
                 ("systems", &axes.systems, &keys.systems),
             ];
             for (key, wanted, known) in names {
-                for name in wanted.iter().flatten().filter(|name| !known.contains_key(*name)) {
+                if let Some(name) = wanted.iter().flatten().find(|name| !known.contains_key(*name)) {
                     let known: Vec<&str> = known.keys().map(String::as_str).collect();
                     let known = known.join(", ");
                     return Err(self.invalid(format!("{section}: {key} has \"{name}\"; accepted: {known}")));
