@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::checkpoint::hf::Width;
 use crate::data::TokenType;
+use crate::deck::DeviceKind;
 use crate::exit::Exit;
 use crate::results::Place;
 
@@ -182,6 +183,9 @@ pub(super) struct BenchArgs {
     /// Sizes of the groups of ranks, such as 2,2; left out, as the ranks are found
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub groups: Vec<u32>,
+    /// What is measured: auto, cpu or cuda, as run.device in a deck
+    #[arg(long, default_value = "auto", value_parser = device_kind)]
+    pub device: DeviceKind,
 }
 
 #[derive(Debug, Args)]
@@ -245,6 +249,15 @@ fn width(word: &str) -> Result<Width, String> {
         "bf16" => Ok(Width::Bf16),
         "f16" => Ok(Width::F16),
         _ => Err("accepted: f32, bf16, f16".into()),
+    }
+}
+
+fn device_kind(word: &str) -> Result<DeviceKind, String> {
+    match word {
+        "auto" => Ok(DeviceKind::Auto),
+        "cpu" => Ok(DeviceKind::Cpu),
+        "cuda" => Ok(DeviceKind::Cuda),
+        _ => Err("accepted: auto, cpu, cuda".into()),
     }
 }
 

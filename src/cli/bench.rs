@@ -2,8 +2,11 @@
 
 use crate::bench::{CalibrationError, calibrate};
 use crate::cluster::Groups;
+use crate::deck::GpuSection;
 use crate::exit::Exit;
 use crate::fabric::Control;
+
+use crate::train::choose;
 
 use super::args::BenchArgs;
 use super::launch::Unusable;
@@ -30,7 +33,8 @@ fn on(args: &BenchArgs, control: &dyn Control, found: &Groups) -> anyhow::Result
     if sizes.iter().sum::<usize>() != control.size() {
         return Err(Unusable(format!("--groups {sizes:?} must add up to the {} ranks", control.size())).into());
     }
-    if let Some(description) = calibrate(control, &sizes) {
+    let device = choose(args.device, &GpuSection::default(), 1, control, found)?;
+    if let Some(description) = calibrate(control, &sizes, &device)? {
         let write = std::fs::write(&args.calibrate, description.to_toml());
         write.map_err(|reason| CalibrationError::Write { file: args.calibrate.clone(), reason })?;
         log::info!("wrote {}", args.calibrate.display());

@@ -47,6 +47,15 @@ impl Chosen {
         }
     }
 
+    /// Bytes of a GPU's memory.
+    pub fn gpu_memory(&self) -> Option<f64> {
+        match self {
+            Chosen::Cpu { .. } => None,
+            #[cfg(feature = "cuda")]
+            Chosen::Cuda(gpu) => Some(gpu.launcher().context().properties().memory as f64),
+        }
+    }
+
     /// What it is called by its maker, where a program must know: GPUs.
     pub fn gpu(&self) -> Option<&str> {
         match self {

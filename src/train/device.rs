@@ -1,17 +1,17 @@
 //! Which device the ranks compute on: the same kind on all of them.
 
 use crate::cluster::Groups;
-use crate::deck::Deck;
+use crate::deck::{DeviceKind, GpuSection};
 use crate::device::Chosen;
 use crate::fabric::Control;
 use crate::plan::systems::Schedule;
 use crate::plan::{RankPlan, tables};
 
-/// Says what a rank's memory on a GPU holds: the plan's slots by segment, and what the device and the network keep beside
-/// them.
-pub fn log_memory(device: &Chosen, schedule: &Schedule, plan: &RankPlan) {
+/// Bytes of a rank's memory on a GPU; 0 on a processor. Rank 0 says what they are for: the plan's slots by segment, and what
+/// the device and the network keep beside them.
+pub fn gpu_memory(device: &Chosen, schedule: &Schedule, plan: &RankPlan) -> u64 {
     if device.gpu().is_none() {
-        return;
+        return 0;
     }
     let slots =
         tables::memory(&plan.slots).into_iter().map(|(segment, bytes)| (format!("{segment:?}").to_lowercase(), bytes));
@@ -20,19 +20,28 @@ pub fn log_memory(device: &Chosen, schedule: &Schedule, plan: &RankPlan) {
     let all: Vec<_> = slots.chain(beside.map(|(name, bytes)| (name.to_string(), bytes))).collect();
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     let list: Vec<String> = all.iter().map(|(name, bytes)| format!("{name} {:.1}", mib(*bytes))).collect();
-    let total = all.iter().map(|(_, bytes)| bytes).sum();
-    log::info!("GPU memory of rank {}, MiB: {}; in all {:.1}", plan.rank, list.join(", "), mib(total));
+    let total: usize = all.iter().map(|(_, bytes)| bytes).sum();
+    if plan.rank == 0 {
+        log::info!("GPU memory of rank 0, MiB: {}; in all {:.1}", list.join(", "), mib(total));
+    }
+    total as u64
 }
 
-/// Collective. What `run.device` asks for, on every rank. `found` are the ranks that share a machine, by which GPUs are
+/// Collective. The device that `kind` asks for, on every rank. `found` are the ranks that share a machine, by which GPUs are
 /// dealt out.
 ///
 /// # Errors
 /// [`super::Agreed`] bad input, if the deck asks for GPUs and a rank has none of its own.
 #[cfg(not(feature = "cuda"))]
-pub fn choose(deck: &Deck, threads: usize, control: &dyn Control, _found: &Groups) -> anyhow::Result<Chosen> {
-    match deck.run.device {
-        crate::deck::DeviceKind::Cuda => {
+pub fn choose(
+    kind: DeviceKind,
+    _gpu: &GpuSection,
+    threads: usize,
+    control: &dyn Control,
+    _found: &Groups,
+) -> anyhow::Result<Chosen> {
+    match kind {
+        DeviceKind::Cuda => {
             let message = "run.device = \"cuda\", but this program was built without the feature cuda".to_string();
             Err(super::Agreed::new(control, crate::exit::Exit::BadInput, message).into())
         }
@@ -48,22 +57,27 @@ mod gpus {
     use anyhow::{Context as _, anyhow};
 
     use super::*;
-    use crate::deck::DeviceKind;
     use crate::device::cuda::{Context, Cuda, CudaOptions, Gpu, select, visible};
     use crate::exit::Exit;
     use crate::train::agree;
 
-    /// Collective. What `run.device` asks for, on every rank. `found` are the ranks that share a machine, by which GPUs are
+    /// Collective. The device that `kind` asks for, on every rank. `found` are the ranks that share a machine, by which GPUs are
     /// dealt out. `auto` takes GPUs if every rank has its own, ready to use, and says why not if there are some.
     ///
     /// # Errors
     /// [`crate::train::Agreed`] bad input, if the deck asks for GPUs and a rank has none of its own.
-    pub fn choose(deck: &Deck, threads: usize, control: &dyn Control, found: &Groups) -> anyhow::Result<Chosen> {
+    pub fn choose(
+        kind: DeviceKind,
+        gpu: &GpuSection,
+        threads: usize,
+        control: &dyn Control,
+        found: &Groups,
+    ) -> anyhow::Result<Chosen> {
         let cpu = Chosen::Cpu { threads };
-        if deck.run.device == DeviceKind::Cpu {
+        if kind == DeviceKind::Cpu {
             return Ok(cpu);
         }
-        let wanted = deck.run.device == DeviceKind::Cuda;
+        let wanted = kind == DeviceKind::Cuda;
         if !wanted {
             let mut seeing = [u64::from(visible().is_ok_and(|count| count > 0))];
             control.sum_u64(&mut seeing);
@@ -71,7 +85,7 @@ mod gpus {
                 return Ok(cpu);
             }
         }
-        match seated(deck, control, found) {
+        match seated(gpu, control, found) {
             Ok(gpu) => Ok(Chosen::Cuda(gpu)),
             Err(error) if wanted => Err(error),
             Err(error) => {
@@ -84,7 +98,7 @@ mod gpus {
     }
 
     /// Collective. A GPU for every rank, or the same error on all.
-    fn seated(deck: &Deck, control: &dyn Control, found: &Groups) -> anyhow::Result<Gpu<Cuda>> {
+    fn seated(options: &GpuSection, control: &dyn Control, found: &Groups) -> anyhow::Result<Gpu<Cuda>> {
         let local = found.locate(control.rank()).1;
         let context = visible().and_then(|count| Context::open(select::ordinal(local, count)));
         let context = agree(control, Exit::BadInput, context.context("run.device = \"cuda\""))?;
@@ -92,9 +106,9 @@ mod gpus {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let mine = format!("{}\n{}\n{}", host.trim(), properties.uuid, properties.name);
         let seats = control.gather(mine.as_bytes()).map(|all| all.iter().map(|bytes| seat(bytes)).collect::<Vec<_>>());
-        let shared = seats.as_deref().and_then(select::shared).filter(|_| !deck.gpu.share);
+        let shared = seats.as_deref().and_then(select::shared).filter(|_| !options.share);
         agree(control, Exit::BadInput, shared.map_or(Ok(()), |words| Err(anyhow!(words))))?;
-        let cuda = Cuda::new(&context, CudaOptions { tf32: deck.gpu.tf32 });
+        let cuda = Cuda::new(&context, CudaOptions { tf32: options.tf32 });
         let cuda = agree(control, Exit::BadInput, cuda.context("run.device = \"cuda\""))?;
         if control.rank() == 0 {
             let ((major, minor), driver) = (properties.capability, properties.driver);

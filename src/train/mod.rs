@@ -18,6 +18,7 @@ mod trace;
 mod weights;
 
 pub use agree::{Agreed, agree};
+pub use device::choose;
 pub use messages::Messages;
 pub use run::run;
 pub use schedule::learning_rate;

@@ -69,6 +69,8 @@ struct Run<'a> {
     peak: f64,
     /// Factor from nats a token to bits a byte.
     bits: Option<f64>,
+    /// Bytes of the rank's memory on a GPU; 0 on processors.
+    gpu_memory: u64,
     validates: bool,
     /// Rank 0 only.
     output: Option<(Metrics, Progress)>,
@@ -105,7 +107,7 @@ impl<'a> Run<'a> {
             (None, Some(shape)) => shape,
             (None, None) => bail!("the deck gives neither model.from nor a shape"),
         };
-        let device = device::choose(&deck, threads, control, found)?;
+        let device = device::choose(deck.run.device, &deck.gpu, threads, control, found)?;
         let messages = messages::choose(&deck, &device, control, wire)?;
         costs::settle(&mut deck, &shape, &device, control, options.resume.then_some(&folder))?;
         let planned = (|| {
@@ -130,9 +132,7 @@ impl<'a> Run<'a> {
         session.prepare()?;
         let peak = meter::peak(control, &device, deck.run.dtype);
 
-        if rank == 0 {
-            device::log_memory(&device, &session.schedule, &session.plan);
-        }
+        let gpu_memory = device::gpu_memory(&device, &session.schedule, &session.plan);
         let output = (rank == 0 && !options.dry_run).then(|| {
             folder::create(&folder, &deck)?;
             let system = deck.system.name().to_string();
@@ -156,7 +156,7 @@ impl<'a> Run<'a> {
                 folder.display(),
             );
         }
-        Ok(Run { deck, options, control, session, folder, step, peak, bits, validates, output })
+        Ok(Run { deck, options, control, session, folder, step, peak, bits, gpu_memory, validates, output })
     }
 
     /// One step; says whether all ranks have agreed to stop behind it.
@@ -187,7 +187,8 @@ impl<'a> Run<'a> {
         let job = &self.session.schedule.job;
         let sent = result.measured.sent.traffic(self.session.rank(), &job.groups);
         let wanted = wanted.map_or(0, |exit| u64::from(exit.code()));
-        let mine = [sent.intra as u64, sent.inter as u64, sent.control as u64, meter::peak_memory(), wanted];
+        let memory = if self.gpu_memory > 0 { self.gpu_memory } else { meter::peak_memory() };
+        let mine = [sent.intra as u64, sent.inter as u64, sent.control as u64, memory, wanted];
         let mut totals = [0u64; 5];
         let mut verdict = Vec::new();
         // All ranks come from the same step, at whose end they have heard of each other: who is missing longer than a
