@@ -79,6 +79,8 @@ class Check:
             env |= {"OPAL_PREFIX": str(prefix), "OPAL_LIBDIR": str(self.bundle / "lib"), "OPAL_BINDIR": str(prefix / "bin"),
                     "OPAL_PKGLIBDIR": str(prefix / "plugins"), "OPAL_PKGDATADIR": str(prefix / "share"),
                     "OPAL_DATADIR": str(prefix), "PMIX_INSTALL_PREFIX": str(prefix / "pmix"), "PMIX_PKGLIBDIR": str(prefix / "pmix/lib/pmix"),
+                    # None: the machine's own plugins of hwloc may be of another version.
+                    "HWLOC_PLUGINS_PATH": str(prefix),
                     "PATH": f"{prefix / 'bin'}:{os.environ['PATH']}"}
         return env
 

@@ -155,3 +155,31 @@ fn a_gpu_has_one_rank() {
         },
     );
 }
+
+/// `EMU_NCCL_STALL` keeps a group from ending, and an abort ends it; run by itself, with that variable.
+#[test]
+#[ignore = "started by a_stalled_group_ends_by_abort"]
+fn stalled() {
+    ranks(own, |me| {
+        assert_eq!(me.settle(), 0);
+        let buffer = me.gpu.buffer(&[1.0; 8]);
+        call!(nccl(), ncclAllReduce(buffer, buffer, 8usize, F32, SUM, me.comm, me.stream));
+        assert_eq!(me.settle(), 0, "launched");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert_eq!(call!(cuda(), cuStreamQuery(me.stream)), 600, "not ready");
+        good!(nccl(), ncclCommAbort(me.comm));
+        good!(cuda(), cuStreamSynchronize(me.stream));
+    });
+}
+
+/// A group that one rank never ends holds up all of them, until each aborts.
+#[test]
+fn a_stalled_group_ends_by_abort() {
+    let run = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "driver::messages::stalled", "--ignored"])
+        .env("EMU_NCCL_STALL", "1")
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && output.contains("1 passed"), "{output}");
+}
