@@ -84,11 +84,11 @@ pub fn rates(device: impl Device, clock: Clock, dim: usize, dtype: Dtype) -> Res
         rope_theta: 1e4,
         norm_eps: 1e-5,
     };
-    let batch = Batch { seq: seq, micro: 1, micros: 1 };
+    let batch = Batch { seq, micro: 1, micros: 1 };
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
     let net = Network::new(&shape, &Shards::new(&shape, 1), batch, dtype, adamw, device)?;
     let device = net.device();
-    let span = Span { micro: 1, seq: seq };
+    let span = Span { micro: 1, seq };
     let (block, head) = (Unit::Block(0), Unit::Head);
     let need = footprint(&shape, block, dtype, 1, seq);
     let most = unit_params(&shape, block).1.max(unit_params(&shape, head).1);
@@ -118,7 +118,7 @@ pub fn rates(device: impl Device, clock: Clock, dim: usize, dtype: Dtype) -> Res
     device.cast(gradient.sub(0..wide.min(most)), input.sub(0..wide.min(most)));
     memory.upload(targets, &(0..seq as i32).map(|i| i % 2048).collect::<Vec<_>>())?;
 
-    let attention = Attention { micro: 1, seq: seq, heads, kv_heads: heads, head_dim: 64 };
+    let attention = Attention { micro: 1, seq, heads, kv_heads: heads, head_dim: 64 };
     let flops = 2.0 * (seq * seq * shape.q_dim()) as f64;
     let forward_attention = median(device, clock, || device.attention(&attention, qkv, output, lse));
     let backward_attention =

@@ -20,16 +20,14 @@ pub enum DeviceError {
         visible: usize,
     },
     /// A call of the driver or of a library failed. Later calls fail too, with the same cause.
-    #[error("{call}: {name} ({code}): {text}")]
+    #[error("{call} ({code}): {what}")]
     Call {
         /// The function.
         call: &'static str,
         /// The number it returned.
         code: u32,
-        /// Its name.
-        name: String,
-        /// What its maker says of it.
-        text: String,
+        /// Its name, and what its maker says of it.
+        what: String,
     },
     /// There is not enough memory.
     #[error("the GPU has {free} bytes of memory left of {total}, but {wanted} are needed")]

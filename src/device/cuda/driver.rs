@@ -28,12 +28,8 @@ pub(super) fn check(call: &'static str, result: CUresult) -> Result<(), DeviceEr
             if text.is_null() { String::from("unknown") } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
         }
     };
-    Err(DeviceError::Call {
-        call,
-        code: result as u32,
-        name: words(sys::cuGetErrorName),
-        text: words(sys::cuGetErrorString),
-    })
+    let what = format!("{}: {}", words(sys::cuGetErrorName), words(sys::cuGetErrorString));
+    Err(DeviceError::Call { call, code: result as u32, what })
 }
 
 /// Calls a function of the driver: `cuda!(cuInit(0))?`.

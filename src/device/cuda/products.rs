@@ -4,6 +4,7 @@
 //! `cᵀ = bᵀ·aᵀ`, and no element moves. Functions: <https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api>.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex};
@@ -98,8 +99,8 @@ fn check(call: &'static str, status: sys::cublasStatus_t) -> Result<(), DeviceEr
     }
     // SAFETY: the library returns a constant text.
     let text = unsafe { CStr::from_ptr(sys::cublasLtGetStatusString(status)) };
-    let text = text.to_string_lossy().into_owned();
-    Err(DeviceError::Call { call, code: status as u32, name: format!("{status:?}"), text })
+    let what = format!("{status:?}: {}", text.to_string_lossy());
+    Err(DeviceError::Call { call, code: status as u32, what })
 }
 
 /// Calls a function that makes a handle.
@@ -152,10 +153,10 @@ impl Products {
         self.context.enter()?;
         let problem = Problem { sides: [b, a, c].map(|m| Side::new(&m)), add };
         let mut known = self.known.lock().unwrap_or_else(|e| e.into_inner());
-        if !known.contains_key(&problem) {
-            known.insert(problem, self.prepare(&problem)?);
-        }
-        let Ready { product, layouts, algorithm } = &known[&problem];
+        let Ready { product, layouts, algorithm } = match known.entry(problem) {
+            Entry::Occupied(ready) => ready.into_mut(),
+            Entry::Vacant(place) => place.insert(self.prepare(&problem)?),
+        };
         let (alpha, beta) = (1.0f32, if add { 1.0f32 } else { 0.0 });
         let at = |m: &Matrix| m.view.address() as *mut c_void;
         let pointer = |x: &f32| std::ptr::from_ref(x).cast();
@@ -174,7 +175,7 @@ impl Products {
                 layouts[2],
                 at(&c),
                 layouts[2],
-                algorithm,
+                std::ptr::from_ref(algorithm),
                 self.workspace.address() as *mut c_void,
                 self.workspace.bytes(),
                 stream.raw().cast(),
@@ -259,9 +260,8 @@ impl Products {
             sys::cublasLtMatmulPreferenceDestroy(wishes);
             check("cublasLtMatmulAlgoGetHeuristic", status)?;
             if count == 0 {
-                let text = format!("cuBLASLt has no algorithm for {problem:?}");
-                let name = "CUBLAS_STATUS_NOT_SUPPORTED".into();
-                return Err(DeviceError::Call { call: "cublasLtMatmulAlgoGetHeuristic", code: 15, name, text });
+                let what = format!("CUBLAS_STATUS_NOT_SUPPORTED: no algorithm for {problem:?}");
+                return Err(DeviceError::Call { call: "cublasLtMatmulAlgoGetHeuristic", code: 15, what });
             }
             let found = found.assume_init();
             check("cublasLtMatmulAlgoGetHeuristic", found.state)?;
