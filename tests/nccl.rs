@@ -21,6 +21,7 @@ const DECK: &str = r#"
     optim = { lr = 3e-3 }
     run = { steps = 2, device = "cuda" }
     cluster = { ranks_per_group = 2 }
+    system = { name = "tawpipe" }
 "#;
 
 /// A folder with the deck and its text.

@@ -5,7 +5,7 @@ use crate::plan::{Lane, OpId};
 
 /// What does a rank's ops. An op is put on its lane once it may start, or behind the ops that it waits for.
 pub trait Lanes: Send + Sync {
-    /// Begins a pass: every lane is at rest.
+    /// Begins a pass: every lane is at rest. Times count from the return.
     ///
     /// # Errors
     /// If the device fails, also earlier and unnoticed; so for all functions here.

@@ -180,9 +180,9 @@ impl Executor for Engine {
         let broken = |source| self.shared.broken(source);
         let script = &scripts[phase as usize];
         self.pass += 1;
-        let begin = Instant::now();
         let communicates = script.communicates();
         lanes.begin().map_err(broken)?;
+        let begin = Instant::now();
         events.begin(Pass { number: self.pass, phase, begin }, communicates)?;
         let mut waited = Duration::ZERO;
         let mut spans = Vec::with_capacity(if options.trace { script.ops.len() } else { 0 });

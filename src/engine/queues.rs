@@ -48,7 +48,12 @@ impl Queues {
 
 impl Lanes for Queues {
     fn begin(&self) -> Result<(), DeviceError> {
-        self.lanes[0].record(&self.begin)
+        // The GPU is at rest, so this takes microseconds, and then host and GPU count from the same moment.
+        self.lanes[0].record(&self.begin)?;
+        while !self.begin.is_complete()? {
+            std::hint::spin_loop();
+        }
+        Ok(())
     }
 
     fn put(&self, lane: Lane, op: OpId, work: &mut dyn FnMut()) -> Result<(), DeviceError> {

@@ -86,8 +86,8 @@ impl Streams {
         let (script, sent) = &scripts[phase as usize];
         let mut watch = Watch::new(*rank, phase, script, queues, options);
         let broken = |source: DeviceError| EngineError::Device { rank: *rank, source };
-        let began = Instant::now();
         queues.begin().map_err(broken)?;
+        let began = Instant::now();
         let mut last_call = None;
         for (id, op) in script.ops.iter().enumerate() {
             watch.until(nccl.as_ref(), |watch| watch.open(Lane::Compute) < AHEAD)?;

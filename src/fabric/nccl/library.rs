@@ -4,6 +4,7 @@
 //! enum that a newer library would step out of. Functions are described in
 //! <https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html>.
 
+use std::error::Error;
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 use libloading::Library as Loaded;
@@ -124,7 +125,8 @@ impl Library {
                     library.check("ncclGetVersion", None, code)?;
                     return Ok(library);
                 }
-                Err(error) => reasons.push(error.to_string()),
+                // What the system's loader says is one error further down.
+                Err(error) => reasons.push(error.source().map_or_else(|| error.to_string(), ToString::to_string)),
             }
         }
         Err(FabricError::NoNccl { looked_for: NAMES.join(", "), reason: reasons.swap_remove(0) })
