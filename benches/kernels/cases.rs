@@ -7,6 +7,9 @@ use tawpipe::plan::{stats, step};
 
 use crate::room::Room;
 
+/// Enqueues an operation.
+pub type Call = dyn Fn(&Gpu<Cuda>);
+
 /// One call to be timed.
 pub struct Case {
     /// The operation; behind a slash an earlier generation of it.
@@ -18,7 +21,7 @@ pub struct Case {
     /// Bytes: each operand read once and each result written once.
     pub bytes: f64,
     /// Runs it once, on the GPU's stream.
-    pub run: Box<dyn Fn(&Gpu<Cuda>)>,
+    pub run: Box<Call>,
 }
 
 /// Allocates a case's operands when its turn comes.
@@ -148,7 +151,7 @@ fn products<'a>(cuda: &'a Cuda, tokens: usize, dim: usize, ffn: usize, vocab: us
 /// Operations on each row of activations.
 fn rows<'a>(cuda: &'a Cuda, rows: usize, dim: usize, ffn: usize) -> Vec<Lazy<'a>> {
     let (n, f) = (rows * dim, Dtype::F32);
-    let case = move |name: &str, width: usize, bytes: usize, run: Box<dyn Fn(&Gpu<Cuda>)>| Case {
+    let case = move |name: &str, width: usize, bytes: usize, run: Box<Call>| Case {
         name: name.into(),
         sizes: format!("{rows} x {width}"),
         flops: 0.0,
@@ -287,7 +290,7 @@ fn ends<'a>(cuda: &'a Cuda, tokens: usize, dim: usize, vocab: usize) -> Vec<Lazy
 
 /// Operations on whole shards.
 fn flat<'a>(cuda: &'a Cuda, n: usize) -> Vec<Lazy<'a>> {
-    let case = move |name: &str, bytes: usize, run: Box<dyn Fn(&Gpu<Cuda>)>| Case {
+    let case = move |name: &str, bytes: usize, run: Box<Call>| Case {
         name: name.into(),
         sizes: format!("{n}"),
         flops: 0.0,
