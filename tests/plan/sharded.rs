@@ -14,7 +14,7 @@ use super::jobs::job;
 /// them meet on many shapes.
 fn system(turn: usize) -> SystemOptions {
     let blocks_per_shard = if turn % 11 < 8 { 1 } else { 2 + turn % 2 };
-    let prefetch = 1 + turn % 13 / 5;
+    let prefetch = turn % 13 / 4;
     let sync = if turn % 7 < 4 { GradSync::Round } else { GradSync::Iteration };
     let reshard_after_forward = turn % 5 != 3;
     match turn % 3 {

@@ -10,7 +10,6 @@ use crate::cluster::Rank;
 use crate::plan::{Job, RankPlan, Refusal};
 
 use super::super::{Entry, Schedule, System, SystemOptions};
-use super::options::positive;
 use super::{FsdpOptions, Gathered, GradSync, Recipe, rank, schedule, world};
 
 /// See the module.
@@ -27,7 +26,6 @@ pub const FSDP: Entry = Entry {
 
 impl System for Fsdp {
     fn schedule(&self, job: &Job) -> Result<Schedule, Refusal> {
-        positive("prefetch", options(job).prefetch)?;
         schedule(job, options(job).blocks_per_shard, vec![world("reduce", job), world("gather", job)])
     }
 

@@ -10,7 +10,6 @@ use crate::cluster::Rank;
 use crate::plan::{Job, RankPlan, Refusal, Split};
 
 use super::super::{Entry, Schedule, System, SystemOptions};
-use super::options::positive;
 use super::{Gathered, GradSync, HsdpOptions, Recipe, rank, schedule, world};
 
 /// See the module.
@@ -27,7 +26,6 @@ pub const HSDP: Entry = Entry {
 
 impl System for Hsdp {
     fn schedule(&self, job: &Job) -> Result<Schedule, Refusal> {
-        positive("prefetch", options(job).prefetch)?;
         let sizes = job.groups.sizes();
         if sizes.iter().any(|&size| size != sizes[0]) {
             return Err(Refusal(format!(

@@ -36,7 +36,7 @@ impl Default for DdpOptions {
 pub struct FsdpOptions {
     /// Blocks that are gathered together.
     pub blocks_per_shard: usize,
-    /// Shards that are gathered ahead of the one in work.
+    /// Shards that are gathered ahead of the one in work; with 0 every gather is waited for, as in the paper's ZeRO-3.
     pub prefetch: usize,
     /// When gradients are summed over all ranks; `iteration` keeps whole gradients on every rank.
     pub sync: GradSync,
@@ -56,7 +56,7 @@ impl Default for FsdpOptions {
 pub struct HsdpOptions {
     /// Blocks that are gathered together.
     pub blocks_per_shard: usize,
-    /// Shards that are gathered ahead of the one in work.
+    /// Shards that are gathered ahead of the one in work; with 0 every gather is waited for, as in the paper's ZeRO-3.
     pub prefetch: usize,
     /// When gradients are summed across groups; inside a group they are summed in every round.
     pub sync: GradSync,
