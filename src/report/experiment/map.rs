@@ -1,6 +1,6 @@
 //! The map: which system is fastest at which sequence length and link speed, and by how much.
 
-use crate::report::figure::{Fill, Item, Map, Tile, of_system};
+use crate::report::figure::{Curve, Fill, Item, Map, Tile, of_system};
 
 use super::view::{Entry, View};
 
@@ -116,14 +116,10 @@ fn system_words(system: &str) -> &str {
     }
 }
 
-/// Where passing weights and passing activations take the same bytes over a node's link, from arithmetic alone, and where
-/// they take the same time in the simulation.
-fn curves(view: &View, grid: &Grid) -> Vec<(String, &'static str, Vec<(f64, f64)>)> {
-    let mut curves = Vec::new();
-    if let Some(points) = hidden(view, grid) {
-        curves.push(("above: computation hides TawPipe's hops (arithmetic)".to_string(), "9 4", points));
-    }
-    curves
+/// The line above which computation hides what TawPipe moves, from arithmetic alone.
+fn curves(view: &View, grid: &Grid) -> Vec<Curve> {
+    let name = "above: computation hides TawPipe's hops (arithmetic)".to_string();
+    hidden(view, grid).map(|points| Curve { name, dash: "9 4", points }).into_iter().collect()
 }
 
 /// The slowest link under which a hop of weights takes no longer than the forward of the blocks that it brings. A round of

@@ -59,12 +59,13 @@ fn head(names: &[&str]) -> Table {
 }
 
 /// A column: its name, and what it says of an entry; a column that says nothing at all is left out.
-type Column<'c> = (String, Box<dyn Fn(&Entry) -> Option<String> + 'c>);
+type Column<'c> = (String, Says<'c>);
+type Says<'c> = Box<dyn Fn(&Entry) -> Option<String> + 'c>;
 
 fn main(view: &View) -> Option<Table> {
     let runs: Vec<&Entry> = view.entries.iter().filter(|entry| entry.speed().is_some()).collect();
     let mut columns: Vec<Column> = Vec::new();
-    let mut column = |name: &str, of: Box<dyn Fn(&Entry) -> Option<String>>| columns.push((name.to_string(), of));
+    let mut column = |name: &str, of: Says<'static>| columns.push((name.to_string(), of));
     let percent = |value: f64| format!("{value:.1}");
     column("micro-batch", Box::new(|entry| Some(entry.record.cell.micro.to_string())));
     column("tokens/s", Box::new(|entry| entry.speed().map(amount)));

@@ -24,8 +24,19 @@ pub struct Map {
     pub tiles: Vec<Vec<Option<Tile>>>,
     /// What colours say.
     pub legend: Vec<Item>,
-    /// Curves over the map, in values of both axes: name, dash as SVG wants it, points.
-    pub curves: Vec<(String, &'static str, Vec<(f64, f64)>)>,
+    /// Curves over the map.
+    pub curves: Vec<Curve>,
+}
+
+/// A curve over the map.
+#[derive(Clone, Debug)]
+pub struct Curve {
+    /// For the legend.
+    pub name: String,
+    /// As SVG wants it.
+    pub dash: &'static str,
+    /// In values of both axes.
+    pub points: Vec<(f64, f64)>,
 }
 
 /// A point of the map.
@@ -51,7 +62,7 @@ impl Map {
         let mut full = left + across + 2.0 * MARGIN;
         full = full.max(2.0 * MARGIN + wide(&self.title, 17.0)).max(2.0 * MARGIN + wide(&self.under, 11.5));
         let top = head(&mut svg, &self.title, &self.under);
-        let curves = self.curves.iter().map(|(name, dash, _)| Item::Line(INK, dash, None, name.clone()));
+        let curves = self.curves.iter().map(|curve| Item::Line(INK, curve.dash, None, curve.name.clone()));
         let items: Vec<Item> = self.legend.iter().cloned().chain(curves).collect();
         let top = legend::draw(&mut svg, &items, (MARGIN, top), full - 2.0 * MARGIN) + 6.0;
         let bottom = top + HEIGHT * self.rows.len() as f64;
@@ -72,7 +83,7 @@ impl Map {
         svg.text((left + across / 2.0, bottom + 40.0), Anchor::Middle, NAME, INK, &self.x);
         svg.upwards((MARGIN + 10.0, (top + bottom) / 2.0), NAME, INK, &self.y);
         let frame = Rect { x: left, y: top, width: across, height: bottom - top };
-        for (_, dash, points) in &self.curves {
+        for Curve { dash, points, .. } in &self.curves {
             let at = |&(x, y): &(f64, f64)| {
                 let (column, row) = (place(&self.columns, x)?, place(&self.rows, y)?);
                 Some((left + WIDTH * (column + 0.5), bottom - HEIGHT * (row + 0.5)))

@@ -16,7 +16,7 @@ pub use axis::{Scale, amount, tick};
 pub use bars::{Bar, Bars, Facet, Part};
 pub use legend::Item;
 pub use lines::{Axis, Line, Lines, Panel};
-pub use map::{Map, Tile};
+pub use map::{Curve, Map, Tile};
 pub use palette::{Fill, Mark, SHADES, ink_on, of_system};
 
 use super::ReportError;
