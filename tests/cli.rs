@@ -447,7 +447,7 @@ fn report_reads_a_run() {
     for words in ["bits per byte", "step", "training", "validation", "Witten-Bell, 4 bytes of context"] {
         assert!(svg.contains(words), "no {words:?} in the drawing");
     }
-    refused(folder.path(), &["report", "elsewhere"], &["elsewhere/deck.toml", "No such file"]);
+    refused(folder.path(), &["report", "elsewhere"], &["elsewhere: cannot read", "No such file"]);
 }
 
 /// A Hugging Face folder becomes a checkpoint and a folder again, with the same numbers; `inspect` reads all three;

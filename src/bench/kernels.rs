@@ -29,6 +29,15 @@ impl Clock {
         }
     }
 
+    /// Sequences of the micro-batch that is measured: on a processor as many as no longer fit into its nearest caches, as
+    /// in training.
+    fn micro(self) -> usize {
+        match self {
+            Clock::Processor => 8,
+            Clock::Wall => 1,
+        }
+    }
+
     /// Sequence that is measured, tokens.
     fn seq(self) -> usize {
         match self {
@@ -70,7 +79,8 @@ fn slot(name: &str, elems: usize, dtype: Dtype) -> Slot {
 /// # Errors
 /// If the device fails.
 pub fn rates(device: impl Device, clock: Clock, dim: usize, dtype: Dtype) -> Result<Rates, DeviceError> {
-    let seq = clock.seq();
+    let (micro, seq) = (clock.micro(), clock.seq());
+    let tokens = micro * seq;
     let heads = dim / 64;
     let shape = ModelShape {
         dim,
@@ -84,16 +94,16 @@ pub fn rates(device: impl Device, clock: Clock, dim: usize, dtype: Dtype) -> Res
         rope_theta: 1e4,
         norm_eps: 1e-5,
     };
-    let batch = Batch { seq, micro: 1, micros: 1 };
+    let batch = Batch { seq, micro, micros: 1 };
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
     let net = Network::new(&shape, &Shards::new(&shape, 1), batch, dtype, adamw, device)?;
     let device = net.device();
-    let span = Span { micro: 1, seq };
+    let span = Span { micro, seq };
     let (block, head) = (Unit::Block(0), Unit::Head);
-    let need = footprint(&shape, block, dtype, 1, seq);
+    let need = footprint(&shape, block, dtype, micro, seq);
     let most = unit_params(&shape, block).1.max(unit_params(&shape, head).1);
-    let wide = seq * shape.dim;
-    let qkv = seq * (shape.q_dim() + 2 * shape.kv_dim());
+    let wide = tokens * shape.dim;
+    let qkv = tokens * (shape.q_dim() + 2 * shape.kv_dim());
     let memory = device.memory(&[
         slot("weights", most, dtype),
         slot("gradient", most, Dtype::F32),
@@ -102,12 +112,12 @@ pub fn rates(device: impl Device, clock: Clock, dim: usize, dtype: Dtype) -> Res
         slot("saved", need.saved, Dtype::Byte),
         slot("pending", need.pending, Dtype::Byte),
         slot("workspace", net.workspace(span), Dtype::Byte),
-        slot("targets", seq, Dtype::I32),
+        slot("targets", tokens, Dtype::I32),
         slot("loss", 1, Dtype::F64),
         slot("qkv", qkv, dtype),
         slot("dqkv", qkv, dtype),
-        slot("lse", seq * heads, Dtype::F32),
-        slot("deltas", seq * heads, Dtype::F32),
+        slot("lse", tokens * heads, Dtype::F32),
+        slot("deltas", tokens * heads, Dtype::F32),
     ])?;
     let [weights, gradient, input, output, saved, pending, work, targets, loss, qkv, dqkv, lse, deltas] =
         std::array::from_fn(|slot| memory.slot(slot));
@@ -116,23 +126,23 @@ pub fn rates(device: impl Device, clock: Clock, dim: usize, dtype: Dtype) -> Res
     memory.upload(gradient, &noise[..most])?;
     device.cast(gradient, weights);
     device.cast(gradient.sub(0..wide.min(most)), input.sub(0..wide.min(most)));
-    memory.upload(targets, &(0..seq as i32).map(|i| i % 2048).collect::<Vec<_>>())?;
+    memory.upload(targets, &(0..tokens as i32).map(|i| i % 2048).collect::<Vec<_>>())?;
 
-    let attention = Attention { micro: 1, seq, heads, kv_heads: heads, head_dim: 64 };
-    let flops = 2.0 * (seq * seq * shape.q_dim()) as f64;
+    let attention = Attention { micro, seq, heads, kv_heads: heads, head_dim: 64 };
+    let flops = 2.0 * (tokens * seq * shape.q_dim()) as f64;
     let forward_attention = median(device, clock, || device.attention(&attention, qkv, output, lse));
     let backward_attention =
         median(device, clock, || device.attention_backward(&attention, qkv, output, lse, input, dqkv, deltas));
 
     device.cast(gradient.sub(0..wide.min(most)), input.sub(0..wide.min(most)));
     let of = |unit| (weights.sub(0..unit_params(&shape, unit).1), gradient.sub(0..unit_params(&shape, unit).1));
-    let products = 2.0 * ((shape.matmul_params() - shape.vocab * dim) * seq) as f64;
+    let products = 2.0 * ((shape.matmul_params() - shape.vocab * dim) * tokens) as f64;
     let (w, g) = of(block);
     let forward = median(device, clock, || net.forward(block, span, w, input, output, Some(saved), Some(work)));
     let backward = median(device, clock, || net.backward_input(span, [w, input, saved, output, pending], Some(work)))
         + median(device, clock, || net.backward_weight(span, pending, g, true));
     let (w, g) = of(head);
-    let scale = 1.0 / seq as f64;
+    let scale = 1.0 / tokens as f64;
     let out = || HeadOut { dx: output, gradient: g, accumulate: true };
     let whole = median(device, clock, || net.head_loss(w, input, targets, scale, Some(out()), loss, Some(work)));
     // What is not attention counts as products; a noisy clock must not make that nothing.
@@ -144,7 +154,7 @@ pub fn rates(device: impl Device, clock: Clock, dim: usize, dtype: Dtype) -> Res
         backward: 2.0 * products / rest(backward, backward_attention),
         attention: flops / forward_attention,
         attention_backward: 2.5 * flops / backward_attention,
-        head: 6.0 * (shape.vocab * dim * seq) as f64 / whole,
+        head: 6.0 * (shape.vocab * dim * tokens) as f64 / whole,
     };
     device.finish()?;
     Ok(rates)

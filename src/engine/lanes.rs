@@ -14,6 +14,15 @@ use super::{EngineError, Shared};
 /// Longest sleep while nothing is on its way: how soon the watchdog notices.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Longest sleep while messages are on their way.
+const LONG_NAP: Duration = Duration::from_millis(1);
+
+/// How long to sleep before the next look at messages that have not moved for this long: a looking thread takes time from
+/// the one that computes, and a message that has been on its way for 10 ms may be noticed half a millisecond late.
+fn nap(still: Duration) -> Duration {
+    (still / 20).clamp(NAP, LONG_NAP)
+}
+
 /// Where a lane stands in its list.
 #[derive(Default)]
 struct LaneState {
@@ -111,6 +120,7 @@ impl Communicator {
         self.lanes.iter_mut().for_each(|lane| lane.at = 0);
         self.computed = 0;
         let mut alive = (Instant::now(), events.ticks());
+        let mut moved = Instant::now();
         loop {
             let ticks = events.ticks();
             let mut found = Found::Finished;
@@ -120,9 +130,9 @@ impl Communicator {
             let computing = self.computes(script, pass)?;
             match found {
                 Found::Finished => return Ok(true),
-                Found::Moved => {}
+                Found::Moved => moved = Instant::now(),
                 Found::Pending if options.poll == Poll::Spin => std::thread::yield_now(),
-                Found::Pending => events.sleep(ticks, NAP),
+                Found::Pending => events.sleep(ticks, nap(moved.elapsed())),
                 // Nobody wakes this thread when a device completes an op.
                 Found::Idle if computing => events.sleep(ticks, NAP),
                 Found::Idle => events.sleep(ticks, LOOK.min(options.timeout)),

@@ -269,7 +269,8 @@ mod tests {
     #[test]
     fn units() {
         assert_eq!((rate("200mbit"), rate("1.5gbit"), rate("56kbit")), (Some(2e8), Some(1.5e9), Some(56e3)));
-        assert_eq!((seconds("50us"), seconds("2ms")), (Some(50e-6), Some(2e-3)));
+        // Powers of two, which no unit rounds.
+        assert_eq!((seconds("2s"), seconds("2ms"), seconds("64us")), (Some(2.0), Some(2e-3), Some(64.0 * 1e-6)));
         assert_eq!((rate("200"), rate("fast"), rate("-1mbit"), rate("1mb")), (None, None, None, None));
     }
 }
