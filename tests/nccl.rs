@@ -3,7 +3,7 @@
 #![cfg(all(feature = "cuda", feature = "mpi", target_os = "linux"))]
 
 #[path = "kernels/built.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the file has more than this test needs")]
 mod built;
 
 use std::path::Path;

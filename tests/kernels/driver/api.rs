@@ -84,7 +84,7 @@ macro_rules! call {
         let symbol = $library.symbol(stringify!($name));
         // SAFETY: every argument is of an integer register's class, which a C function takes alike whatever its width;
         // the tests pass what each function is documented to take.
-        #[allow(unused_unsafe)]
+        #[allow(unused_unsafe, reason = "some calls stand in an unsafe block already")]
         unsafe {
             let f: unsafe extern "C" fn($($crate::driver::api::call!(@u64 $arg)),*) -> std::ffi::c_int = std::mem::transmute(symbol);
             f($($crate::driver::api::Word::word($arg)),*)
