@@ -5,7 +5,7 @@ use super::cuda::{Context, Cuda, CudaOptions, Gpu};
 use super::{Device, DeviceError, Memory};
 use crate::plan::Slot;
 
-/// A device, chosen when the program runs. [`on_device!`] makes code generic over it.
+/// A device, chosen when the program runs. `on_device!` makes code generic over it.
 #[derive(Clone, Debug)]
 pub enum Chosen {
     /// The host's processor.

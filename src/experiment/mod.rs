@@ -2,7 +2,7 @@
 //!
 //! [`Experiment::read`] reads a file of `inputs/experiments/`; [`Experiment::cells`] multiplies its lists out into
 //! [`crate::results::Cell`]s; [`run()`] measures those that have no result file yet. A cell that fails is kept with its
-//! reason, and the next one goes on. [`predict`] says what the simulator expects of a job.
+//! reason, and the next one goes on. [`predict()`] says what the simulator expects of a job.
 
 mod agreement;
 mod child;

@@ -28,7 +28,7 @@ struct Communicator {
 /// that waits for a rank that will never come.
 pub struct Nccl {
     library: Arc<Library>,
-    /// By [`CommId`].
+    /// By [`CommId`](crate::plan::CommId).
     comms: Vec<Option<Communicator>>,
     patience: Duration,
 }
