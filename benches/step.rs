@@ -116,8 +116,8 @@ impl Device for Timed {
     fn swiglu(&self, gate_up: View, out: Matrix) {
         self.time("swiglu", 0.0, |d| d.swiglu(gate_up, out));
     }
-    fn swiglu_backward(&self, gate_up: View, act: View, d_gate_up: View, width: usize) {
-        self.time("swiglu_backward", 0.0, |d| d.swiglu_backward(gate_up, act, d_gate_up, width));
+    fn swiglu_backward(&self, gate_up: View, act: View, d_gate_up: View, width: usize, remake: bool) {
+        self.time("swiglu_backward", 0.0, |d| d.swiglu_backward(gate_up, act, d_gate_up, width, remake));
     }
     fn embed(&self, table: View, tokens: View, out: View, dim: usize) {
         self.time("embed", 0.0, |d| d.embed(table, tokens, out, dim));
@@ -196,7 +196,8 @@ fn main() {
     }
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
     let device = Timed { cpu: Cpu::new(threads), times: Mutex::default(), on: profile };
-    let net = Network::new(&job.shape, &schedule.shards, batch, dtype, adamw, device).expect("a host never fails");
+    let net = Network::new(&job.shape, &schedule.shards, batch, dtype, job.recompute, adamw, device)
+        .expect("a host never fails");
     plan.prepare.iter().for_each(|op| net.run(&op.action, &memory));
     let (mut scalars, mut stats) = (None, None);
     for op in &plan.train {

@@ -15,9 +15,9 @@ template <int V, class T> __device__ __forceinline__ void forward(const T *gate,
     store(out, g);
 }
 
-// `act` holds the gradient of the output and becomes the output.
+// `act` holds the gradient of the output and, with `remake`, becomes the output.
 template <int V, class T>
-__device__ __forceinline__ void backward(const T *gate, const T *up, T *act, T *d_gate, T *d_up) {
+__device__ __forceinline__ void backward(const T *gate, const T *up, T *act, T *d_gate, T *d_up, bool remake) {
     float g[V], u[V], d[V], out[V];
     load(gate, g);
     load(up, u);
@@ -28,7 +28,8 @@ __device__ __forceinline__ void backward(const T *gate, const T *up, T *act, T *
         g[i] = d[i] * u[i] * (s + silu * (1.0f - s));
         u[i] = d[i] * silu;
     }
-    store(act, out);
+    if (remake)
+        store(act, out);
     store(d_gate, g);
     store(d_up, u);
 }
@@ -55,17 +56,17 @@ template <int V> __device__ __forceinline__ int my_column() { return (blockIdx.y
     }                                                                                                                  \
     EXPORT(swiglu_##name, THREADS)                                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
-        swiglu_backward_##name(const T *gate_up, T *act, T *d_gate_up, int width) {                                    \
+        swiglu_backward_##name(const T *gate_up, T *act, T *d_gate_up, int width, int remake) {                        \
         const T *gate = gate_up + 2ll * width * blockIdx.x;                                                            \
         T *d_gate = d_gate_up + 2ll * width * blockIdx.x, *mine = act + (long long)(width) * blockIdx.x;               \
         constexpr int V = VECTOR<T>;                                                                                   \
         if (wide(gate_up, width) && wide(act, width) && wide(d_gate_up, width)) {                                      \
             int i = my_column<V>();                                                                                    \
             if (i < width)                                                                                             \
-                backward<V>(gate + i, gate + width + i, mine + i, d_gate + i, d_gate + width + i);                     \
+                backward<V>(gate + i, gate + width + i, mine + i, d_gate + i, d_gate + width + i, remake);             \
         } else {                                                                                                       \
             for (int i = my_column<1>(); i < width; i += gridDim.y * THREADS)                                          \
-                backward<1>(gate + i, gate + width + i, mine + i, d_gate + i, d_gate + width + i);                     \
+                backward<1>(gate + i, gate + width + i, mine + i, d_gate + i, d_gate + width + i, remake);             \
         }                                                                                                              \
     }                                                                                                                  \
     EXPORT(swiglu_backward_##name, THREADS)

@@ -192,7 +192,7 @@ fn rows<'a>(cuda: &'a Cuda, rows: usize, dim: usize, ffn: usize) -> Vec<Lazy<'a>
             let [gate_up, act, d_gate_up] = [(); 3].map(|()| room.take());
             let run = move |device: &Gpu<Cuda>| {
                 let _keep = &room;
-                device.swiglu_backward(gate_up, act, d_gate_up, ffn);
+                device.swiglu_backward(gate_up, act, d_gate_up, ffn, true);
             };
             case("swiglu_backward", ffn, 12 * rows * ffn, Box::new(run))
         }),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::cluster::{DeviceRates, Rates};
 use crate::device::{AdamW, Attention, Device, DeviceError, processor_seconds};
-use crate::model::{Dtype, ModelShape, Shards, Unit, footprint, unit_params};
+use crate::model::{Dtype, ModelShape, Recompute, Shards, Unit, footprint, unit_params};
 use crate::nn::{HeadOut, Network, Span};
 use crate::plan::{Batch, Segment, Slot};
 
@@ -96,11 +96,13 @@ pub fn rates(device: impl Device, clock: Clock, dim: usize, dtype: Dtype) -> Res
     };
     let batch = Batch { seq, micro, micros: 1 };
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
-    let net = Network::new(&shape, &Shards::new(&shape, 1), batch, dtype, adamw, device)?;
+    // What prices are relative to: see `simulate::prices`.
+    let recompute = Recompute::Selective;
+    let net = Network::new(&shape, &Shards::new(&shape, 1), batch, dtype, recompute, adamw, device)?;
     let device = net.device();
     let span = Span { micro, seq };
     let (block, head) = (Unit::Block(0), Unit::Head);
-    let need = footprint(&shape, block, dtype, micro, seq);
+    let need = footprint(&shape, block, dtype, recompute, micro, seq);
     let most = unit_params(&shape, block).1.max(unit_params(&shape, head).1);
     let wide = tokens * shape.dim;
     let qkv = tokens * (shape.q_dim() + 2 * shape.kv_dim());

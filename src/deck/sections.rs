@@ -107,8 +107,8 @@ section! {
         fabric: FabricKind = FabricKind::Auto,
         /// Computing threads of a rank. Left out: 1 with several ranks, all cores with one.
         threads: Option<usize> = None,
-        /// What backward computes again instead of keeping it.
-        recompute: Recompute = Recompute::None,
+        /// What backward computes again instead of keeping it: `selective` what only passes over memory (normalised inputs, SwiGLU's result), `block` all but a block's input; `none` keeps most and computes least. Losses are the same.
+        recompute: Recompute = Recompute::Selective,
         /// Run folder. Left out: `runs/DECK-TIME` in the current directory.
         folder: Option<PathBuf> = None,
         /// Steps between checkpoints; 0: one at the end. The last step always writes one.

@@ -329,6 +329,10 @@ words!(Poll { "nap" => Poll::Nap, "spin" => Poll::Spin });
 words!(DeviceKind { "auto" => DeviceKind::Auto, "cpu" => DeviceKind::Cpu, "cuda" => DeviceKind::Cuda });
 words!(FabricKind { "auto" => FabricKind::Auto, "nccl" => FabricKind::Nccl, "mpi" => FabricKind::Mpi });
 words!(Dtype { "f32" => Dtype::F32, "bf16" => Dtype::Bf16 });
-words!(Recompute { "none" => Recompute::None, "block" => Recompute::Block });
+words!(Recompute {
+    "none" => Recompute::None,
+    "selective" => Recompute::Selective,
+    "block" => Recompute::Block,
+});
 words!(Order { "sequential" => Order::Sequential, "random" => Order::Random });
 words!(TokenType { "u8" => TokenType::U8, "u16" => TokenType::U16, "u32" => TokenType::U32, "i32" => TokenType::I32 });

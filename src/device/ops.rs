@@ -154,9 +154,9 @@ pub trait Device: Send + Sync {
     /// `out = silu(gate) * up`; a row of `gate_up` is a row of gate, then one of up (T).
     fn swiglu(&self, gate_up: View, out: Matrix);
 
-    /// Backward of [`Device::swiglu`]: `d_gate_up` is written; `act` holds the gradient of the output and becomes
-    /// the output itself, which the product after it needs for its weight gradient.
-    fn swiglu_backward(&self, gate_up: View, act: View, d_gate_up: View, width: usize);
+    /// Backward of [`Device::swiglu`]: `d_gate_up` is written; `act` holds the gradient of the output and, with `remake`,
+    /// becomes the output itself, which the product after it needs for its weight gradient.
+    fn swiglu_backward(&self, gate_up: View, act: View, d_gate_up: View, width: usize, remake: bool);
 
     /// `out[i] = table[tokens[i]]`: rows of `dim` elements (T), tokens i32.
     fn embed(&self, table: View, tokens: View, out: View, dim: usize);

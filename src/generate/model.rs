@@ -2,7 +2,7 @@
 
 use crate::checkpoint::Source;
 use crate::device::{AdamW, Device, DeviceError, Memory, View};
-use crate::model::{Dtype, Shards, Unit, footprint};
+use crate::model::{Dtype, Recompute, Shards, Unit, footprint};
 use crate::nn::{Network, Span};
 use crate::plan::{Batch, Segment, Slot};
 
@@ -63,10 +63,12 @@ impl<D: Device> Window<D> {
         let shape = source.shape().clone();
         let model = Model::read(source, &device)?;
         let batch = Batch { seq, micro: 1, micros: 1 };
-        // No step of AdamW will run.
+        // No backward and no step of AdamW will run.
+        let recompute = Recompute::default();
         let adamw = AdamW { beta1: 0.0, beta2: 0.0, eps: 0.0, weight_decay: 0.0 };
-        let network = Network::new(&shape, &model.shards, batch, Dtype::F32, adamw, device)?;
-        let work = [Unit::Block(0), Unit::Head].map(|unit| footprint(&shape, unit, Dtype::F32, 1, seq).workspace);
+        let network = Network::new(&shape, &model.shards, batch, Dtype::F32, recompute, adamw, device)?;
+        let work =
+            [Unit::Block(0), Unit::Head].map(|unit| footprint(&shape, unit, Dtype::F32, recompute, 1, seq).workspace);
         let memory = network.device().memory(&[
             slot("tokens", seq, Dtype::I32),
             slot("hidden", seq * shape.dim, Dtype::F32),

@@ -8,13 +8,24 @@ use serde::{Deserialize, Serialize};
 use super::{Dtype, ModelShape, Unit};
 
 /// What is kept between a block's forward and its backward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recompute {
     /// Keep everything backward reads.
     None,
+    /// Keep what a product or attention made; make normalised inputs and SwiGLU's result, which only pass over memory,
+    /// again.
+    #[default]
+    Selective,
     /// Keep only the block's input and run its forward again before its backward.
     Block,
+}
+
+impl Recompute {
+    /// Whether forward leaves anything but its result.
+    pub fn forward_keeps(self) -> bool {
+        self != Recompute::Block
+    }
 }
 
 /// Memory of one unit on one micro-batch, in bytes; every device obeys it.
@@ -29,12 +40,19 @@ pub struct Footprint {
 }
 
 /// Bytes a unit needs for a micro-batch of `micro` sequences of `seq` tokens. Linear in `seq`.
-pub fn footprint(shape: &ModelShape, unit: Unit, dtype: Dtype, micro: usize, seq: usize) -> Footprint {
+pub fn footprint(
+    shape: &ModelShape,
+    unit: Unit,
+    dtype: Dtype,
+    recompute: Recompute,
+    micro: usize,
+    seq: usize,
+) -> Footprint {
     let tokens = micro * seq;
     match unit {
         Unit::Embed => Footprint { saved: 0, pending: 0, workspace: 0 },
         Unit::Block(_) => Footprint {
-            saved: BlockSaved::new(shape, dtype, tokens).bytes,
+            saved: BlockSaved::new(shape, dtype, recompute, tokens).bytes,
             pending: BlockPending::new(shape, dtype, tokens).bytes,
             workspace: BlockForward::new(shape, dtype, tokens)
                 .bytes
@@ -92,13 +110,26 @@ pub struct BlockSaved {
     pub inverse_rms1: Field,
     /// `[tokens]` (f32): of the middle.
     pub inverse_rms2: Field,
+    /// What backward makes again if it is not here.
+    pub cheap: Option<BlockCheap>,
     /// All of it.
     pub bytes: usize,
 }
 
+/// Arguments of projections that only pass over memory to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockCheap {
+    /// `[tokens, dim]` (T): the normalised input.
+    pub norm1: Field,
+    /// `[tokens, dim]` (T): the normalised middle.
+    pub norm2: Field,
+    /// `[tokens, ffn]` (T): SwiGLU's result.
+    pub act: Field,
+}
+
 impl BlockSaved {
-    /// For `tokens` tokens computed in `dtype` (T).
-    pub fn new(shape: &ModelShape, dtype: Dtype, tokens: usize) -> Self {
+    /// For `tokens` tokens computed in `dtype` (T); with [`Recompute::Block`] what making them again leaves.
+    pub fn new(shape: &ModelShape, dtype: Dtype, recompute: Recompute, tokens: usize) -> Self {
         let mut layout = Layout::default();
         BlockSaved {
             qkv: layout.take(tokens * (shape.q_dim() + 2 * shape.kv_dim()), dtype),
@@ -108,12 +139,17 @@ impl BlockSaved {
             gate_up: layout.take(tokens * 2 * shape.ffn, dtype),
             inverse_rms1: layout.take(tokens, Dtype::F32),
             inverse_rms2: layout.take(tokens, Dtype::F32),
+            cheap: (recompute == Recompute::None).then(|| BlockCheap {
+                norm1: layout.take(tokens * shape.dim, dtype),
+                norm2: layout.take(tokens * shape.dim, dtype),
+                act: layout.take(tokens * shape.ffn, dtype),
+            }),
             bytes: layout.bytes,
         }
     }
 }
 
-/// Scratch of a block's forward that keeps what backward reads.
+/// Scratch of a block's forward that keeps what backward reads, but for [`BlockCheap`].
 #[derive(Clone, Copy, Debug)]
 pub struct BlockForward {
     /// `[tokens, dim]` (T): a norm's result.
@@ -174,7 +210,7 @@ impl BlockEvaluate {
 /// Scratch of a block's backward: SwiGLU's tensors and the attention's share their place.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockBackward {
-    /// `[tokens, dim]` (T): a norm's result, computed again.
+    /// `[tokens, dim]` (T): a norm's result, computed again if it was not kept.
     pub norm: Field,
     /// `[tokens, dim]` (T): gradient of it.
     pub d_norm: Field,
@@ -182,7 +218,7 @@ pub struct BlockBackward {
     pub inverse_rms: Field,
     /// `[8, dim]` (f32): partial gradients of a norm's weight.
     pub parts: Field,
-    /// `[tokens, ffn]` (T): SwiGLU's gradient, then its result.
+    /// `[tokens, ffn]` (T): gradient of SwiGLU's result; then the result, if it was not kept.
     pub act: Field,
     /// `[tokens, 2 ffn]` (T).
     pub d_gate_up: Field,

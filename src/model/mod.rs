@@ -10,8 +10,8 @@ mod shape;
 mod shard;
 
 pub use footprint::{
-    BlockBackward, BlockEvaluate, BlockForward, BlockPending, BlockSaved, Field, Footprint, HeadWork, NORM_PARTS,
-    Recompute, footprint,
+    BlockBackward, BlockCheap, BlockEvaluate, BlockForward, BlockPending, BlockSaved, Field, Footprint, HeadWork,
+    NORM_PARTS, Recompute, footprint,
 };
 pub use init::init;
 pub use param::{ALIGN, Init, Param, align, unit_params};

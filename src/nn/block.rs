@@ -1,7 +1,9 @@
 //! A decoder block: attention and SwiGLU, each behind an RMSNorm and added to the residual stream.
 
 use crate::device::{Attention, Device, Matrix, View};
-use crate::model::{BlockBackward, BlockEvaluate, BlockForward, BlockPending, BlockSaved, Dtype, Field, ModelShape};
+use crate::model::{
+    BlockBackward, BlockEvaluate, BlockForward, BlockPending, BlockSaved, Dtype, Field, ModelShape, Recompute,
+};
 
 use super::Span;
 use super::weights::{BlockTable, Projection};
@@ -19,6 +21,8 @@ pub struct Block<'a, D> {
     pub rope: View,
     /// Type of computation, T.
     pub dtype: Dtype,
+    /// What lies in what is saved.
+    pub recompute: Recompute,
     /// Sequences.
     pub span: Span,
 }
@@ -31,11 +35,13 @@ pub fn field(slot: View, field: Field) -> View {
 
 /// Where a forward leaves its tensors; see [`BlockSaved`].
 struct Tensors {
-    norm: View,
+    /// May be the place of `norm2`.
+    norm1: View,
     qkv: View,
     attention: View,
     lse: View,
     middle: View,
+    norm2: View,
     gate_up: View,
     /// SwiGLU's result, `[tokens, ffn]`; may be the first half of `gate_up`.
     act: Matrix,
@@ -52,13 +58,13 @@ enum Part {
     Down,
 }
 
-/// Where a backward leaves the arguments of the projections, computed again, and the gradients of their results.
+/// Where a backward leaves the arguments of the projections that it computes again, and the gradients of their results.
 struct Gradients {
     norm1: View,
     d_qkv: View,
     norm2: View,
     d_gate_up: View,
-    /// The gradient of SwiGLU's result, then the result.
+    /// The gradient of SwiGLU's result; then the result, if it was not kept.
     act: View,
     /// Gradients of the norms' weights (f32), added to with `add`.
     d_weight1: View,
@@ -86,18 +92,27 @@ impl<D: Device> Block<'_, D> {
         Matrix::new(view, self.tokens(), view.len() / self.tokens())
     }
 
+    fn saved(&self) -> BlockSaved {
+        BlockSaved::new(self.shape, self.dtype, self.recompute, self.tokens())
+    }
+
     /// Tensors of a forward that keeps what backward reads.
     fn kept(&self, saved: View, workspace: View) -> Tensors {
-        let keep = BlockSaved::new(self.shape, self.dtype, self.tokens());
+        let keep = self.saved();
         let work = BlockForward::new(self.shape, self.dtype, self.tokens());
+        let [norm1, norm2, act] = match keep.cheap {
+            Some(cheap) => [cheap.norm1, cheap.norm2, cheap.act].map(|f| field(saved, f)),
+            None => [work.norm, work.norm, work.act].map(|f| field(workspace, f)),
+        };
         Tensors {
-            norm: field(workspace, work.norm),
+            norm1,
             qkv: field(saved, keep.qkv),
             attention: field(saved, keep.attention),
             lse: field(saved, keep.lse),
             middle: field(saved, keep.middle),
+            norm2,
             gate_up: field(saved, keep.gate_up),
-            act: self.by_token(field(workspace, work.act)),
+            act: self.by_token(act),
             inverse_rms1: field(saved, keep.inverse_rms1),
             inverse_rms2: field(saved, keep.inverse_rms2),
         }
@@ -107,13 +122,14 @@ impl<D: Device> Block<'_, D> {
     fn passing(&self, output: View, workspace: View) -> Tensors {
         let work = BlockEvaluate::new(self.shape, self.dtype, self.tokens());
         let gate_up = field(workspace, work.gate_up);
-        let inverse_rms = field(workspace, work.inverse_rms);
+        let [norm, inverse_rms] = [work.norm, work.inverse_rms].map(|f| field(workspace, f));
         Tensors {
-            norm: field(workspace, work.norm),
+            norm1: norm,
             qkv: field(workspace, work.qkv),
             attention: field(workspace, work.attention),
             lse: field(workspace, work.lse),
             middle: output,
+            norm2: norm,
             gate_up,
             act: self.by_token(gate_up).columns(0, self.shape.ffn),
             inverse_rms1: inverse_rms,
@@ -144,13 +160,13 @@ impl<D: Device> Block<'_, D> {
     fn to_gate_up(&self, weights: View, input: View, t: &Tensors) {
         let (device, table) = (self.device, self.table);
         let eps = self.shape.norm_eps as f32;
-        device.rmsnorm(input, weights.sub(table.norm1.clone()), eps, t.norm, t.inverse_rms1);
-        table.qkv.forward(device, weights, self.by_token(t.norm), self.by_token(t.qkv), false);
+        device.rmsnorm(input, weights.sub(table.norm1.clone()), eps, t.norm1, t.inverse_rms1);
+        table.qkv.forward(device, weights, self.by_token(t.norm1), self.by_token(t.qkv), false);
         device.rope(&self.attention(), t.qkv, self.rope, false);
         device.attention(&self.attention(), t.qkv, t.attention, t.lse);
         table.out.forward(device, weights, self.by_token(t.attention), self.by_token(t.middle), false);
-        device.add_rmsnorm(input, t.middle, weights.sub(table.norm2.clone()), eps, t.norm, t.inverse_rms2);
-        table.gate_up.forward(device, weights, self.by_token(t.norm), self.by_token(t.gate_up), false);
+        device.add_rmsnorm(input, t.middle, weights.sub(table.norm2.clone()), eps, t.norm2, t.inverse_rms2);
+        table.gate_up.forward(device, weights, self.by_token(t.norm2), self.by_token(t.gate_up), false);
     }
 
     /// Backward; `dx` holds the output's gradient and becomes the input's.
@@ -198,14 +214,19 @@ impl<D: Device> Block<'_, D> {
             d_weight2: kept(keep.d_weight2),
             add: false,
         };
-        // The other tensors are where they are needed already; these change or go away.
-        self.backward_chain(weights, input, saved, dx, &tensors, workspace, |part, dy, x| match part {
-            Part::Down => self.device.cast(dy.view, kept(keep.d_output)),
-            Part::Out => {
-                self.device.cast(dy.view, kept(keep.d_middle));
-                self.device.cast(x.view, kept(keep.attention));
+        // Those that were computed here are where they are needed already; the others change or go away.
+        self.backward_chain(weights, input, saved, dx, &tensors, workspace, |part, dy, x| {
+            let (argument, gradient) = match part {
+                Part::Qkv => (keep.norm1, None),
+                Part::Out => (keep.attention, Some(keep.d_middle)),
+                Part::GateUp => (keep.norm2, None),
+                Part::Down => (keep.act, Some(keep.d_output)),
+            };
+            for (view, place) in gradient.map(|place| (dy.view, place)).into_iter().chain([(x.view, argument)]) {
+                if view != kept(place) {
+                    self.device.cast(view, kept(place));
+                }
             }
-            Part::Qkv | Part::GateUp => {}
         });
     }
 
@@ -243,22 +264,27 @@ impl<D: Device> Block<'_, D> {
         mut ready: impl FnMut(Part, Matrix, Matrix),
     ) {
         let (device, table) = (self.device, self.table);
-        let keep = BlockSaved::new(self.shape, self.dtype, self.tokens());
+        let keep = self.saved();
         let work = BlockBackward::new(self.shape, self.dtype, self.tokens());
         let kept = |f| field(saved, f);
         let [d_norm, d_attention, deltas, parts, again] =
             [work.d_norm, work.d_attention, work.deltas, work.parts, work.inverse_rms].map(|f| field(workspace, f));
         let [m_dx, m_act, m_d_gate_up, m_d_norm, m_d_attention, m_d_qkv] =
             [dx, t.act, t.d_gate_up, d_norm, d_attention, t.d_qkv].map(|view| self.by_token(view));
-        let eps = self.shape.norm_eps as f32;
+        // What was kept, or made again.
+        let normalised = |place: Option<Field>, x, weight, out| {
+            if place.is_none() {
+                device.rmsnorm(x, weight, self.shape.norm_eps as f32, out, again);
+            }
+            self.by_token(place.map_or(out, kept))
+        };
 
         // The SwiGLU branch: dx stays the gradient of the residual stream.
         let (middle, weight2) = (kept(keep.middle), weights.sub(table.norm2.clone()));
         table.down.backward_input(device, weights, m_dx, m_act);
-        device.swiglu_backward(kept(keep.gate_up), t.act, t.d_gate_up, self.shape.ffn);
-        ready(Part::Down, m_dx, m_act);
-        device.rmsnorm(middle, weight2, eps, t.norm2, again);
-        ready(Part::GateUp, m_d_gate_up, self.by_token(t.norm2));
+        device.swiglu_backward(kept(keep.gate_up), t.act, t.d_gate_up, self.shape.ffn, keep.cheap.is_none());
+        ready(Part::Down, m_dx, self.by_token(keep.cheap.map_or(t.act, |cheap| kept(cheap.act))));
+        ready(Part::GateUp, m_d_gate_up, normalised(keep.cheap.map(|cheap| cheap.norm2), middle, weight2, t.norm2));
         table.gate_up.backward_input(device, weights, m_d_gate_up, m_d_norm);
         device.rmsnorm_backward(d_norm, middle, weight2, kept(keep.inverse_rms2), dx, true, t.d_weight2, t.add, parts);
 
@@ -269,8 +295,7 @@ impl<D: Device> Block<'_, D> {
         let (qkv, lse) = (kept(keep.qkv), kept(keep.lse));
         device.attention_backward(&self.attention(), qkv, attention, lse, d_attention, t.d_qkv, deltas);
         device.rope(&self.attention(), t.d_qkv, self.rope, true);
-        device.rmsnorm(input, weight1, eps, t.norm1, again);
-        ready(Part::Qkv, m_d_qkv, self.by_token(t.norm1));
+        ready(Part::Qkv, m_d_qkv, normalised(keep.cheap.map(|cheap| cheap.norm1), input, weight1, t.norm1));
         table.qkv.backward_input(device, weights, m_d_qkv, m_d_norm);
         device.rmsnorm_backward(d_norm, input, weight1, kept(keep.inverse_rms1), dx, true, t.d_weight1, t.add, parts);
     }

@@ -9,7 +9,7 @@ mod rope;
 mod weights;
 
 use crate::device::{AdamW, AdamWStep, Device, DeviceError, Memory, View};
-use crate::model::{Dtype, ModelShape, Shards, Unit, footprint};
+use crate::model::{Dtype, ModelShape, Recompute, Shards, Unit, footprint};
 use crate::plan::{Action, Batch, Region};
 
 use self::block::Block;
@@ -41,6 +41,7 @@ pub struct Network<D> {
     shards: Shards,
     batch: Batch,
     dtype: Dtype,
+    recompute: Recompute,
     adamw: AdamW,
     block: BlockTable,
     head: HeadTable,
@@ -49,7 +50,8 @@ pub struct Network<D> {
 }
 
 impl<D: Device> Network<D> {
-    /// A network that computes in `dtype` (f32 or bf16) on sequences of at most `batch.seq` tokens.
+    /// A network that computes in `dtype` (f32 or bf16) on sequences of at most `batch.seq` tokens. `recompute` says what
+    /// lies in `saved` regions.
     ///
     /// # Errors
     /// If the device has no memory for the table of rotary angles.
@@ -58,6 +60,7 @@ impl<D: Device> Network<D> {
         shards: &Shards,
         batch: Batch,
         dtype: Dtype,
+        recompute: Recompute,
         adamw: AdamW,
         device: D,
     ) -> Result<Self, DeviceError> {
@@ -68,6 +71,7 @@ impl<D: Device> Network<D> {
             shards: shards.clone(),
             batch,
             dtype,
+            recompute,
             adamw,
             block: BlockTable::new(shape),
             head: HeadTable::new(shape),
@@ -258,7 +262,7 @@ impl<D: Device> Network<D> {
 
     /// Bytes of workspace that serves every unit on this span.
     pub fn workspace(&self, span: Span) -> usize {
-        let of = |unit| footprint(&self.shape, unit, self.dtype, span.micro, span.seq).workspace;
+        let of = |unit| footprint(&self.shape, unit, self.dtype, self.recompute, span.micro, span.seq).workspace;
         of(Unit::Block(0)).max(of(Unit::Head))
     }
 
@@ -274,6 +278,7 @@ impl<D: Device> Network<D> {
             table: &self.block,
             rope: self.rope.slot(0),
             dtype: self.dtype,
+            recompute: self.recompute,
             span,
         }
     }

@@ -1,7 +1,7 @@
 //! What every op costs on a described machine, or in the textbook's units.
 
 use crate::cluster::{Costs, Description, Links, Overhead, UnitCost};
-use crate::model::Unit;
+use crate::model::{Recompute, Unit};
 use crate::plan::{Action, Job, RankPlan, Region};
 
 /// What ops and messages cost.
@@ -9,6 +9,8 @@ use crate::plan::{Action, Job, RankPlan, Region};
 pub struct Prices {
     /// Seconds of each unit on a micro-batch.
     pub(super) costs: Costs,
+    /// Seconds that a block's whole backward is spared where everything is kept. (One in halves copies instead.)
+    pub(super) spared: f64,
     /// Bytes a second of ops that only pass over memory.
     pub(super) memory_rate: f64,
     pub(super) overhead: Overhead,
@@ -54,6 +56,7 @@ impl Prices {
         let device = machine.device();
         Ok(Prices {
             costs: costs(machine, job),
+            spared: spared(machine, job),
             memory_rate: device.memory_rate,
             overhead: machine.overhead,
             weight_hop: 0.0,
@@ -69,6 +72,7 @@ impl Prices {
     pub fn unit() -> Prices {
         Prices {
             costs: Costs::unit(),
+            spared: 0.0,
             memory_rate: f64::INFINITY,
             overhead: Overhead::default(),
             weight_hop: 1.0,
@@ -112,7 +116,7 @@ impl Prices {
             }
             Action::Backward { unit, .. } => {
                 let cost = self.unit_cost(*unit);
-                cost.backward_input + cost.backward_weight
+                (cost.backward_input + cost.backward_weight - self.spared).max(0.0)
             }
             Action::BackwardInput { unit, .. } => self.unit_cost(*unit).backward_input,
             Action::BackwardWeight { unit, .. } => self.unit_cost(*unit).backward_weight,
@@ -128,6 +132,16 @@ impl Prices {
         };
         seconds + self.overhead.op
     }
+}
+
+/// What a block's backward makes again, in seconds, if the job keeps it: two normalised tensors, each read and written,
+/// and SwiGLU's result. Rates are measured with [`Recompute::Selective`].
+fn spared(machine: &Description, job: &Job) -> f64 {
+    if job.recompute != Recompute::None {
+        return 0.0;
+    }
+    let elements = job.batch.micro_tokens() * (4 * job.shape.dim + job.shape.ffn);
+    (elements * job.dtype.bytes()) as f64 / machine.device().memory_rate
 }
 
 /// What the parts of a job's model cost on a machine, in seconds: what pipelines spread blocks and order work by.

@@ -51,7 +51,7 @@ enum Outcome {
     Refused(&'static str, String),
 }
 
-/// Tries every system with its options, micro-batches of powers of two, with and without recomputation, in groups of
+/// Tries every system with its options, micro-batches of powers of two, every kind of recomputation, in groups of
 /// nodes and others: all that do the iteration of `template` (its model, sequences, types and ranks) in `limit` bytes a
 /// rank on the machine. An iteration of many rounds is extrapolated from shorter ones.
 ///
@@ -158,7 +158,11 @@ fn candidate(job: Job, rounds: f64, runs: &[(f64, Simulation)]) -> Candidate {
 impl Candidate {
     /// Micro-batch, recomputation and groups in a few words.
     pub fn words(&self) -> String {
-        let recompute = if self.job.recompute == Recompute::Block { "recomputation" } else { "no recomputation" };
+        let recompute = match self.job.recompute {
+            Recompute::None => "no recomputation",
+            Recompute::Selective => "selective recomputation",
+            Recompute::Block => "recomputation of blocks",
+        };
         let sizes: Vec<String> = self.job.groups.sizes().iter().map(usize::to_string).collect();
         let groups = if sizes.len() > 8 { format!("{} groups", sizes.len()) } else { sizes.join(" + ") };
         format!("micro-batches of {}, {recompute}, ranks in {groups}", self.job.batch.micro)

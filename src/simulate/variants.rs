@@ -64,7 +64,7 @@ pub fn jobs(template: &Job, machine: &Description) -> Vec<Job> {
         }
         for groups in &groups {
             for &micro in &micros {
-                for recompute in [Recompute::None, Recompute::Block] {
+                for recompute in [Recompute::None, Recompute::Selective, Recompute::Block] {
                     let batch = Batch { micro, micros: sequences / micro, ..template.batch };
                     let (groups, system) = (groups.clone(), system.clone());
                     jobs.push(Job { groups, batch, recompute, system, ..template.clone() });

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 
 use crate::cluster::{Costs, UnitCost};
-use crate::deck::{CostSource, Deck};
+use crate::deck::{CostSource, Deck, RunSection};
 use crate::device::{AdamW, Chosen, Device, DeviceError, View, on_device};
 use crate::fabric::Control;
 use crate::model::{Dtype, ModelShape, Shards, Unit, footprint, init, unit_params};
@@ -41,7 +41,7 @@ pub fn settle(
     if again == [1] {
         if control.rank() == 0 {
             let batch = Batch { seq: deck.data.seq, micro: deck.batch.micro, micros: 1 };
-            costs = on_device!(device, device => measure(shape, batch, deck.run.dtype, device))?;
+            costs = on_device!(device, device => measure(shape, batch, &deck.run, device))?;
         }
         let activation = deck.batch.micro * deck.data.seq * shape.dim * deck.run.dtype.bytes();
         costs.hop = hop(control, activation);
@@ -69,15 +69,16 @@ fn remembered(folder: &Path) -> anyhow::Result<Option<Costs>> {
     }
 }
 
-/// Seconds of each part of the model on one micro-batch.
-fn measure(shape: &ModelShape, batch: Batch, dtype: Dtype, device: impl Device) -> Result<Costs, DeviceError> {
+/// Seconds of each part of the model on one micro-batch, in a run's type and with what it keeps.
+fn measure(shape: &ModelShape, batch: Batch, run: &RunSection, device: impl Device) -> Result<Costs, DeviceError> {
+    let dtype = run.dtype;
     let shards = Shards::new(shape, 1);
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
-    let net = Network::new(shape, &shards, batch, dtype, adamw, device)?;
+    let net = Network::new(shape, &shards, batch, dtype, run.recompute, adamw, device)?;
     let device = net.device();
     let span = Span { micro: batch.micro, seq: batch.seq };
     let (tokens, wide) = (span.tokens(), span.tokens() * shape.dim);
-    let need = footprint(shape, Unit::Block(0), dtype, batch.micro, batch.seq);
+    let need = footprint(shape, Unit::Block(0), dtype, run.recompute, batch.micro, batch.seq);
     let len = |unit| unit_params(shape, unit).1;
     let most = [Unit::Embed, Unit::Block(0), Unit::Head].into_iter().map(len).max().unwrap_or(0);
     let slots = [

@@ -59,7 +59,7 @@ impl Session {
         let [beta1, beta2] = deck.optim.betas;
         let adamw = AdamW { beta1, beta2, eps: deck.optim.eps, weight_decay: deck.optim.weight_decay };
         let compute = on_device!(device, device => {
-            let network = Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, adamw, device)?;
+            let network = Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, job.recompute, adamw, device)?;
             Arc::new(network) as Arc<dyn Compute>
         });
         let loads =

@@ -107,9 +107,11 @@ fn swiglu() {
         close("out", &apart.wide(), &out, 2.0 * rounding);
         let (act, got) = (Buffer::new(rows * width, dtype), Buffer::new(rows * 2 * width, dtype));
         cpu.cast(dout.view(), act.view());
-        cpu.swiglu_backward(gate_up.view(), act.view(), got.view(), width);
-        assert_eq!(act.wide(), apart.wide());
-        close("d_gate_up", &got.wide(), &d_gate_up, 4.0 * rounding);
+        for remake in [false, true] {
+            cpu.swiglu_backward(gate_up.view(), act.view(), got.view(), width, remake);
+            assert_eq!(act.wide(), if remake { &apart } else { &dout }.wide());
+            close("d_gate_up", &got.wide(), &d_gate_up, 4.0 * rounding);
+        }
         cpu.swiglu(gate_up.view(), Matrix::new(gate_up.view(), rows, 2 * width).columns(0, width));
         let in_place: Vec<f64> = gate_up.wide().chunks_exact(2 * width).flat_map(|r| r[..width].to_vec()).collect();
         assert_eq!(in_place, apart.wide());

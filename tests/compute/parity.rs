@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use tawpipe::device::{AdamW, Cpu};
-use tawpipe::model::{Dtype, ModelShape, Shards, Unit, footprint, unit_params};
+use tawpipe::model::{Dtype, ModelShape, Recompute, Shards, Unit, footprint, unit_params};
 use tawpipe::nn::{HeadOut, Network, Span};
 use tawpipe::plan::{Action, Batch, Region, stats, step};
 
@@ -89,7 +89,7 @@ struct Run {
 }
 
 /// The first of the reference's twenty steps.
-fn train(name: &str, dtype: Dtype, recompute: bool, threads: usize, steps: usize) -> Run {
+fn train(name: &str, dtype: Dtype, recompute: Recompute, threads: usize, steps: usize) -> Run {
     let folder = folder(name);
     let shape = shape(&folder);
     let reference = json(&folder.join("reference.json"));
@@ -104,7 +104,7 @@ fn train(name: &str, dtype: Dtype, recompute: bool, threads: usize, steps: usize
         eps: number("eps"),
         weight_decay: number("weight_decay"),
     };
-    let net = Network::new(&shape, &shards, batch, dtype, adamw, Cpu::new(threads)).unwrap();
+    let net = Network::new(&shape, &shards, batch, dtype, recompute, adamw, Cpu::new(threads)).unwrap();
     let units = load(&shape, &folder, dtype);
     let stream: Vec<i32> = std::fs::read(folder.join("tokens.bin"))
         .unwrap()
@@ -115,7 +115,7 @@ fn train(name: &str, dtype: Dtype, recompute: bool, threads: usize, steps: usize
     let tokens = span.tokens();
     let activation = || Buffer::new(tokens * shape.dim, dtype);
     let xs: Vec<Buffer> = (0..=shape.layers).map(|_| activation()).collect();
-    let size = footprint(&shape, Unit::Block(0), dtype, 2, 64);
+    let size = footprint(&shape, Unit::Block(0), dtype, recompute, 2, 64);
     let saved: Vec<Buffer> = (0..shape.layers).map(|_| Buffer::new(size.saved, Dtype::Byte)).collect();
     let workspace = Buffer::new(net.workspace(span), Dtype::Byte);
     let work = Some(workspace.view());
@@ -136,7 +136,7 @@ fn train(name: &str, dtype: Dtype, recompute: bool, threads: usize, steps: usize
             net.forward(Unit::Embed, span, units[0].home.view(), inputs.view(), xs[0].view(), None, None);
             for i in 0..shape.layers {
                 let (w, x, y) = (units[i + 1].home.view(), xs[i].view(), xs[i + 1].view());
-                let keep = (!recompute).then(|| saved[i].view());
+                let keep = recompute.forward_keeps().then(|| saved[i].view());
                 net.forward(Unit::Block(i), span, w, x, y, keep, work);
             }
             let head = units.last().unwrap();
@@ -152,7 +152,7 @@ fn train(name: &str, dtype: Dtype, recompute: bool, threads: usize, steps: usize
             for i in (0..shape.layers).rev() {
                 let u = &units[i + 1];
                 let (w, x, keep) = (u.home.view(), xs[i].view(), saved[i].view());
-                if recompute {
+                if recompute == Recompute::Block {
                     net.recompute(u.unit, span, w, x, keep, work);
                 }
                 net.backward(u.unit, span, Some(w), x, Some(keep), dx.view(), u.gradient.view(), add, work);
@@ -248,7 +248,7 @@ fn f32_training_is_pytorch_s() {
     for name in ["a_mha4", "b_gqa2"] {
         let reference = json(&folder(name).join("reference.json"));
         let reference = &reference["float64"];
-        let run = train(name, Dtype::F32, false, 1, 20);
+        let run = train(name, Dtype::F32, Recompute::default(), 1, 20);
         let logits = npy(&folder(name).join("init_logits.npy"));
         let apart = run.logits.iter().zip(&logits).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         let losses = worst(&run.losses, &floats(&reference["step_loss"]));
@@ -269,7 +269,7 @@ fn bf16_training_is_near_pytorch_s() {
     for name in ["a_mha4", "b_gqa2"] {
         let reference = json(&folder(name).join("reference.json"));
         let reference = &reference["float64"];
-        let run = train(name, Dtype::Bf16, false, 1, 20);
+        let run = train(name, Dtype::Bf16, Recompute::default(), 1, 20);
         let losses = worst(&run.losses, &floats(&reference["step_loss"]));
         let norms = worst(&run.norms, &floats(&reference["step_grad_norm_before_clip"]));
         println!("{name}: losses {losses:.1e}, norms {norms:.1e}");
@@ -281,9 +281,9 @@ fn bf16_training_is_near_pytorch_s() {
 #[test]
 fn recomputation_and_threads_change_nothing() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
-        let plain = train("b_gqa2", dtype, false, 1, 2);
-        let again = train("b_gqa2", dtype, true, 1, 2);
-        let two = train("b_gqa2", dtype, false, 2, 2);
+        let plain = train("b_gqa2", dtype, Recompute::None, 1, 2);
+        let again = train("b_gqa2", dtype, Recompute::Block, 1, 2);
+        let two = train("b_gqa2", dtype, Recompute::Selective, 2, 2);
         assert_eq!(plain.losses, again.losses);
         assert_eq!(plain.losses, two.losses);
         assert_eq!(plain.norms, two.norms);

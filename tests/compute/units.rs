@@ -1,7 +1,7 @@
 //! Whole units: gradients against finite differences, and the rules about what is written.
 
 use tawpipe::device::{AdamW, Cpu, Device};
-use tawpipe::model::{Dtype, ModelShape, Shards, Unit, footprint, unit_params};
+use tawpipe::model::{Dtype, ModelShape, Recompute, Shards, Unit, footprint, unit_params};
 use tawpipe::nn::{HeadOut, Network, Span};
 use tawpipe::plan::Batch;
 
@@ -30,10 +30,10 @@ fn even() -> ModelShape {
 
 const SPAN: Span = Span { micro: 2, seq: 5 };
 
-fn network(shape: &ModelShape, dtype: Dtype) -> Network<Cpu> {
+fn network(shape: &ModelShape, dtype: Dtype, recompute: Recompute) -> Network<Cpu> {
     let batch = Batch { seq: 5, micro: 2, micros: 1 };
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
-    Network::new(shape, &Shards::new(shape, 1), batch, dtype, adamw, Cpu::new(1)).unwrap()
+    Network::new(shape, &Shards::new(shape, 1), batch, dtype, recompute, adamw, Cpu::new(1)).unwrap()
 }
 
 /// Random weights of a unit, of a size at which nothing saturates and every branch matters.
@@ -73,8 +73,8 @@ fn directions(shape: &ModelShape, unit: Unit, random: &mut Random) -> Vec<(Strin
 fn block_gradients_are_slopes() {
     let mut random = Random::new(10);
     for shape in [odd(), even()] {
-        let (net, unit) = (network(&shape, Dtype::F32), Unit::Block(0));
-        let size = footprint(&shape, unit, Dtype::F32, SPAN.micro, SPAN.seq);
+        let (net, unit) = (network(&shape, Dtype::F32, Recompute::Selective), Unit::Block(0));
+        let size = footprint(&shape, unit, Dtype::F32, Recompute::Selective, SPAN.micro, SPAN.seq);
         let work = Buffer::new(size.workspace, Dtype::Byte);
         let len = SPAN.tokens() * shape.dim;
         let (w, x, dy) = (weights(&shape, unit, &mut random), random.vec(len), random.vec(len));
@@ -121,31 +121,41 @@ fn block_gradients_are_slopes() {
 }
 
 /// A backward in two halves gives the bits of a whole one, even if input and saved state are gone before the second half;
-/// so does adding to a gradient that is there, up to the rounding of another order.
+/// so does adding to a gradient that is there, up to the rounding of another order. Whatever is kept and whatever made
+/// again, the bits are the same, and backward only reads what was kept.
 #[test]
 fn a_split_backward_is_the_whole_one() {
     let mut random = Random::new(13);
     for (shape, dtype) in [(odd(), Dtype::F32), (even(), Dtype::F32), (even(), Dtype::Bf16)] {
-        let (net, unit) = (network(&shape, dtype), Unit::Block(0));
-        let size = footprint(&shape, unit, dtype, SPAN.micro, SPAN.seq);
+        let unit = Unit::Block(0);
         let len = SPAN.tokens() * shape.dim;
         let w = weights(&shape, unit, &mut random);
         let typed = |values: &[f32]| Buffer::of(values, dtype);
         let (weight, x, dy) = (typed(&w), random.vec(len), random.vec(len));
-        let work = Some(Buffer::new(size.workspace, Dtype::Byte));
-        let work = work.as_ref().map(Buffer::view);
-        let run = |split: bool| {
+        let run = |recompute: Recompute, split: bool| {
+            let net = network(&shape, dtype, recompute);
+            let size = footprint(&shape, unit, dtype, recompute, SPAN.micro, SPAN.seq);
+            // What nobody writes is NaN.
+            let scratch = Buffer::new(size.workspace, Dtype::Byte);
+            scratch.write(&vec![0xffu8; size.workspace]);
+            let work = Some(scratch.view());
             let y = Buffer::new(len, dtype);
             let saved = Buffer::new(size.saved, Dtype::Byte);
             let gradient = Buffer::f32(&vec![f32::NAN; w.len()]);
             let mut list = Vec::new();
             for accumulate in [false, true] {
                 let (input, dx) = (typed(&x), typed(&dy));
-                net.forward(unit, SPAN, weight.view(), input.view(), y.view(), Some(saved.view()), work);
+                let keep = recompute.forward_keeps().then(|| saved.view());
+                net.forward(unit, SPAN, weight.view(), input.view(), y.view(), keep, work);
+                if keep.is_none() {
+                    net.recompute(unit, SPAN, weight.view(), input.view(), saved.view(), work);
+                }
+                let before = saved.read::<u8>();
                 if split {
                     let pending = Buffer::new(size.pending, Dtype::Byte);
                     let regions = [&weight, &input, &saved, &dx, &pending].map(Buffer::view);
                     net.backward_input(SPAN, regions, work);
+                    assert!(before == saved.read::<u8>(), "backward only reads what was kept");
                     let kept = dx.wide();
                     [&input, &saved, &dx].into_iter().for_each(|b| net.device().clear(b.view()));
                     net.backward_weight(SPAN, pending.view(), gradient.view(), accumulate);
@@ -153,15 +163,20 @@ fn a_split_backward_is_the_whole_one() {
                 } else {
                     let (w, s, g) = (Some(weight.view()), Some(saved.view()), gradient.view());
                     net.backward(unit, SPAN, w, input.view(), s, dx.view(), g, accumulate, work);
+                    assert!(before == saved.read::<u8>(), "backward only reads what was kept");
                     list.push(dx.wide());
                 }
                 list.push(gradient.wide());
             }
             list
         };
-        let (whole, halves) = (run(false), run(true));
-        assert!(whole[..3] == halves[..3], "{dtype:?}: input's gradient and a fresh gradient, bit by bit");
-        close("accumulated", &halves[3], &whole[3], 1e-6);
+        let whole = run(Recompute::Selective, false);
+        for recompute in [Recompute::None, Recompute::Selective, Recompute::Block] {
+            assert!(run(recompute, false) == whole, "{dtype:?}, {recompute:?}: everything, bit by bit");
+            let halves = run(recompute, true);
+            assert!(whole[..3] == halves[..3], "{dtype:?}: input's gradient and a fresh gradient, bit by bit");
+            close("accumulated", &halves[3], &whole[3], 1e-6);
+        }
     }
 }
 
@@ -172,7 +187,7 @@ fn head_and_embedding() {
     let mut random = Random::new(11);
     for tied in [false, true] {
         let shape = ModelShape { tied, ..odd() };
-        let (net, unit) = (network(&shape, Dtype::F32), Unit::Head);
+        let (net, unit) = (network(&shape, Dtype::F32, Recompute::Selective), Unit::Head);
         let work = Buffer::new(net.workspace(SPAN), Dtype::Byte);
         let len = SPAN.tokens() * shape.dim;
         let (w, x) = (weights(&shape, unit, &mut random), random.vec(len));
@@ -221,7 +236,7 @@ fn head_and_embedding() {
 fn shorter_sequences_give_the_same_states() {
     let mut random = Random::new(12);
     let shape = even();
-    let (net, unit) = (network(&shape, Dtype::F32), Unit::Block(0));
+    let (net, unit) = (network(&shape, Dtype::F32, Recompute::Selective), Unit::Block(0));
     let w = Buffer::f32(&weights(&shape, unit, &mut random));
     let x = random.vec(5 * shape.dim);
     let run = |seq: usize| {
@@ -241,11 +256,15 @@ fn shorter_sequences_give_the_same_states() {
 #[test]
 fn footprints() {
     let shape = ModelShape { dim: 512, heads: 8, kv_heads: 8, head_dim: 64, ffn: 1376, ..odd() };
-    let of = |dtype, seq| footprint(&shape, Unit::Block(0), dtype, 1, seq);
-    let (short, long) = (of(Dtype::F32, 1024), of(Dtype::F32, 8192));
-    assert!(long.saved <= 8 * short.saved && long.workspace <= 8 * short.workspace);
-    assert!(of(Dtype::Bf16, 1024).saved < short.saved * 51 / 100);
-    let elements = 3 * 512 + 512 + 512 + 2 * 1376 + 8 + 2;
-    assert_eq!(short.saved, 1024 * 4 * elements);
-    assert_eq!(footprint(&shape, Unit::Embed, Dtype::F32, 1, 1024).saved, 0);
+    let kept = 3 * 512 + 512 + 512 + 2 * 1376 + 8 + 2;
+    for (recompute, elements) in
+        [(Recompute::None, kept + 2 * 512 + 1376), (Recompute::Selective, kept), (Recompute::Block, kept)]
+    {
+        let of = |dtype, seq| footprint(&shape, Unit::Block(0), dtype, recompute, 1, seq);
+        let (short, long) = (of(Dtype::F32, 1024), of(Dtype::F32, 8192));
+        assert!(long.saved <= 8 * short.saved && long.workspace <= 8 * short.workspace);
+        assert!(of(Dtype::Bf16, 1024).saved < short.saved * 51 / 100);
+        assert_eq!(short.saved, 1024 * 4 * elements);
+        assert_eq!(footprint(&shape, Unit::Embed, Dtype::F32, recompute, 1, 1024).saved, 0);
+    }
 }

@@ -34,7 +34,7 @@ pub fn small(system: SystemOptions, groups: &[usize], layers: usize, micros: usi
         batch: Batch { seq: 4096, micro: 1, micros },
         dtype: Dtype::Bf16,
         grad_dtype: Dtype::F32,
-        recompute: Recompute::None,
+        recompute: Recompute::Selective,
         costs: Costs::unit(),
         memory: None,
         system,

@@ -2,7 +2,7 @@
 
 use tawpipe::device::cuda::Gpu;
 use tawpipe::device::{AdamW, Cpu, Device};
-use tawpipe::model::{Dtype, ModelShape, Shards, Unit, footprint, unit_params};
+use tawpipe::model::{Dtype, ModelShape, Recompute, Shards, Unit, footprint, unit_params};
 use tawpipe::nn::{HeadOut, Network, Span};
 use tawpipe::plan::Batch;
 
@@ -44,12 +44,18 @@ fn weights(shape: &ModelShape, unit: Unit, random: &mut Random) -> Vec<f32> {
 }
 
 /// A model of one block from tokens to loss and back: each tensor that leaves a unit.
-fn pass<D: Device>(device: D, shape: &ModelShape, dtype: Dtype, all: &[Vec<f32>; 3], tokens: &[i32]) -> Vec<Vec<f64>> {
+fn pass<D: Device>(
+    device: D,
+    shape: &ModelShape,
+    (dtype, recompute): (Dtype, Recompute),
+    all: &[Vec<f32>; 3],
+    tokens: &[i32],
+) -> Vec<Vec<f64>> {
     let batch = Batch { seq: SPAN.seq, micro: SPAN.micro, micros: 1 };
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
-    let net = Network::new(shape, &Shards::new(shape, 1), batch, dtype, adamw, device).unwrap();
+    let net = Network::new(shape, &Shards::new(shape, 1), batch, dtype, recompute, adamw, device).unwrap();
     let block = Unit::Block(0);
-    let size = footprint(shape, block, dtype, SPAN.micro, SPAN.seq);
+    let size = footprint(shape, block, dtype, recompute, SPAN.micro, SPAN.seq);
     let (saved, work) = (Buffer::new(size.saved, Dtype::Byte), Buffer::new(net.workspace(SPAN), Dtype::Byte));
     let [embed, middle, head] = [0, 1, 2].map(|i| Buffer::of(&all[i], dtype));
     let [d_embed, d_middle, d_head] = [0, 1, 2].map(|i| Buffer::new(all[i].len(), Dtype::F32));
@@ -69,7 +75,8 @@ fn pass<D: Device>(device: D, shape: &ModelShape, dtype: Dtype, all: &[Vec<f32>;
     vec![y.wide(), loss.wide(), dy, d_head.wide(), dx.wide(), d_middle.wide(), d_embed.wide()]
 }
 
-/// Loss and all gradients of a small model are the CPU's, but for rounding.
+/// Loss and all gradients of a small model are the CPU's, but for rounding; with everything kept for backward, and with
+/// cheap things made again, they are the same bits.
 #[test]
 fn a_model_learns_the_same() {
     let mut random = Random::new(23);
@@ -77,11 +84,14 @@ fn a_model_learns_the_same() {
         let all = [Unit::Embed, Unit::Block(0), Unit::Head].map(|unit| weights(&shape, unit, &mut random));
         let tokens: Vec<i32> = (0..SPAN.tokens()).map(|_| (random.bits() % shape.vocab as u64) as i32).collect();
         for (dtype, rounding) in TYPES {
-            let cpu = pass(Cpu::new(1), &shape, dtype, &all, &tokens);
-            let gpu = match real() {
-                None => pass(emulated(3), &shape, dtype, &all, &tokens),
-                Some(cuda) => on_place(cuda, || pass(Gpu::new(cuda.clone()), &shape, dtype, &all, &tokens)),
-            };
+            let cpu = pass(Cpu::new(1), &shape, (dtype, Recompute::Selective), &all, &tokens);
+            let [gpu, kept] = [Recompute::Selective, Recompute::None].map(|recompute| match real() {
+                None => pass(emulated(3), &shape, (dtype, recompute), &all, &tokens),
+                Some(cuda) => {
+                    on_place(cuda, || pass(Gpu::new(cuda.clone()), &shape, (dtype, recompute), &all, &tokens))
+                }
+            });
+            assert_eq!(gpu, kept, "{dtype:?}, {} wide: everything kept", shape.dim);
             let names = ["output", "loss", "output's gradient", "head", "input's gradient", "block", "embedding"];
             for (name, (gpu, cpu)) in names.iter().zip(gpu.iter().zip(&cpu)) {
                 close(&format!("{name}, {dtype:?}, {} wide", shape.dim), gpu, cpu, 8.0 * rounding);

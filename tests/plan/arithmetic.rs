@@ -102,7 +102,8 @@ pub fn compute(
         typed(region, &[Dtype::Byte])?;
         Ok::<(), Wrong>(())
     };
-    let foot = |unit| tawpipe::model::footprint(&job.shape, unit, job.dtype, job.batch.micro, job.batch.seq);
+    let foot =
+        |unit| tawpipe::model::footprint(&job.shape, unit, job.dtype, job.recompute, job.batch.micro, job.batch.seq);
     let room = |unit: Unit, workspace: &Option<Region>| match workspace {
         Some(region) if region.len >= foot(unit).workspace => typed(region, &[Dtype::Byte]),
         None if foot(unit).workspace == 0 => Ok(()),

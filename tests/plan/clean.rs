@@ -26,7 +26,7 @@ fn single_checks_clean() {
     for layers in [1, 2, 5] {
         for micros in [1, 3] {
             for tied in [false, true] {
-                for recompute in [Recompute::None, Recompute::Block] {
+                for recompute in [Recompute::None, Recompute::Selective, Recompute::Block] {
                     for dtype in [Dtype::F32, Dtype::Bf16] {
                         let job = Job {
                             shape: shape(layers, tied),
@@ -151,7 +151,8 @@ pub fn options(turn: usize, layers: usize, sizes: &[usize], rounds: usize) -> Jo
     job.shape.tied = turn % 3 == 2;
     job.dtype = if pick(1) { Dtype::Bf16 } else { Dtype::F32 };
     job.grad_dtype = if turn % 13 < 5 { Dtype::Bf16 } else { Dtype::F32 };
-    job.recompute = if pick(2) { Recompute::None } else { Recompute::Block };
+    job.recompute =
+        if pick(2) { [Recompute::None, Recompute::Selective, Recompute::Block][turn % 2] } else { Recompute::Block };
     job
 }
 

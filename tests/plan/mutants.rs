@@ -242,7 +242,7 @@ fn jobs() -> Vec<Job> {
         job.shape.tied = index % 3 == 1;
         job.dtype = if index % 2 == 1 { Dtype::Bf16 } else { Dtype::F32 };
         job.grad_dtype = if index % 4 >= 2 { Dtype::Bf16 } else { Dtype::F32 };
-        job.recompute = if index % 3 == 2 { Recompute::None } else { Recompute::Block };
+        job.recompute = [Recompute::Block, Recompute::Selective, Recompute::None][index % 3];
     }
     jobs
 }

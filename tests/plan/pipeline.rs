@@ -85,7 +85,7 @@ fn turn(turn: usize, groups: &[usize], layers: usize, micros: usize) -> Job {
     job.shape.tied = turn % 5 >= 3;
     job.dtype = if turn % 7 >= 4 { Dtype::Bf16 } else { Dtype::F32 };
     job.grad_dtype = if turn % 11 >= 7 { Dtype::Bf16 } else { Dtype::F32 };
-    job.recompute = if turn % 13 >= 6 { Recompute::None } else { Recompute::Block };
+    job.recompute = [Recompute::None, Recompute::Selective, Recompute::Block][turn % 13 % 3];
     job.costs = match turn % 17 {
         0..=5 => Costs::unit(),
         6..=9 => Costs::flops(&job.shape, job.batch.micro, job.batch.seq),

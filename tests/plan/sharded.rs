@@ -32,7 +32,7 @@ fn options(turn: usize, layers: usize, sizes: &[usize], rounds: usize) -> Job {
     job.shape.tied = turn % 4 == 2;
     job.dtype = if turn % 17 < 8 { Dtype::Bf16 } else { Dtype::F32 };
     job.grad_dtype = if turn % 19 < 9 { Dtype::Bf16 } else { Dtype::F32 };
-    job.recompute = if turn % 23 < 11 { Recompute::None } else { Recompute::Block };
+    job.recompute = [Recompute::None, Recompute::Selective, Recompute::Block][turn % 23 % 3];
     job
 }
 

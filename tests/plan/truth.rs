@@ -235,7 +235,7 @@ impl Truth {
 
 /// Bytes that a block saves.
 pub fn footprint_saved(job: &Job, unit: Unit) -> usize {
-    tawpipe::model::footprint(&job.shape, unit, job.dtype, job.batch.micro, job.batch.seq).saved
+    tawpipe::model::footprint(&job.shape, unit, job.dtype, job.recompute, job.batch.micro, job.batch.seq).saved
 }
 
 /// What a unit's forward computes from.

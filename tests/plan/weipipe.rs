@@ -19,7 +19,8 @@ fn sample(turn: usize, layers: usize, sizes: &[usize], rounds: usize) -> Job {
     job.shape = shape(layers, turn % 3 == 2);
     job.dtype = if pick(1) { Dtype::Bf16 } else { Dtype::F32 };
     job.grad_dtype = if turn % 11 < 5 { Dtype::Bf16 } else { Dtype::F32 };
-    job.recompute = if pick(2) { Recompute::None } else { Recompute::Block };
+    job.recompute =
+        if pick(2) { [Recompute::None, Recompute::Selective, Recompute::Block][turn % 2] } else { Recompute::Block };
     job
 }
 

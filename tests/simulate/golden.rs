@@ -26,7 +26,7 @@ fn papers_figure() -> (Schedule, Vec<RankPlan>, Simulation) {
         batch: Batch { seq: 4, micro: 1, micros: 6 },
         dtype: Dtype::Bf16,
         grad_dtype: Dtype::F32,
-        recompute: Recompute::None,
+        recompute: Recompute::Selective,
         costs: Costs::unit(),
         memory: None,
         system: SystemOptions::Tawpipe(options),

@@ -135,7 +135,9 @@ impl Trainer {
             }
         }
         let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
-        let network = Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, adamw, Cpu::new(1)).unwrap();
+        let network =
+            Network::new(&job.shape, &schedule.shards, job.batch, job.dtype, job.recompute, adamw, Cpu::new(1))
+                .unwrap();
         let network = Fragile { network, left: AtomicUsize::new(forwards) };
         let wire = wire(&schedule.splits);
         let ranks = job.groups.ranks();

@@ -92,11 +92,12 @@ fn check(groups: &[&[usize]], sets: &[&str], tolerance: Tolerance) {
     }
 }
 
-/// One rank in f32, with and without recomputation.
+/// One rank in f32, with every kind of recomputation.
 #[test]
 fn single_f32() {
-    check(&[&[1]], &[], F32);
-    check(&[&[1]], &["run.recompute=block"], F32);
+    for recompute in ["none", "selective", "block"] {
+        check(&[&[1]], &[&format!("run.recompute={recompute}")], F32);
+    }
 }
 
 /// Two, four and eight ranks in f32, in groups of several shapes; at eight, half of them have no micro-batch.

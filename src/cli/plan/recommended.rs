@@ -48,6 +48,7 @@ pub fn run(question: &Question, json: bool) -> anyhow::Result<Exit> {
 fn recompute(candidate: &Candidate) -> &'static str {
     match candidate.job.recompute {
         Recompute::None => "none",
+        Recompute::Selective => "selective",
         Recompute::Block => "block",
     }
 }

@@ -266,11 +266,11 @@ impl Device for Cpu {
         }));
     }
 
-    fn swiglu_backward(&self, gate_up: View, act: View, d_gate_up: View, width: usize) {
+    fn swiglu_backward(&self, gate_up: View, act: View, d_gate_up: View, width: usize, remake: bool) {
         typed!(gate_up.dtype(), T => self.rows(act.len() / width, 2 * width, |r| unsafe {
             let (gate_up, act) = (rows::<T>(gate_up, &r, 2 * width), rows_mut::<T>(act, &r, width));
             let d_gate_up = rows_mut::<T>(d_gate_up, &r, 2 * width);
-            swiglu::backward(gate_up, width, act, d_gate_up);
+            swiglu::backward(gate_up, width, act, d_gate_up, remake);
         }));
     }
 

@@ -19,13 +19,13 @@ pub fn forward_in_place<T: Element>(gate_up: &mut [T], width: usize) {
     }
 }
 
-/// Rows of the backward: `act` holds the gradient of the output and becomes the output.
-pub fn backward<T: Element>(gate_up: &[T], width: usize, act: &mut [T], d_gate_up: &mut [T]) {
+/// Rows of the backward: `act` holds the gradient of the output and, with `remake`, becomes the output.
+pub fn backward<T: Element>(gate_up: &[T], width: usize, act: &mut [T], d_gate_up: &mut [T], remake: bool) {
     let rows = gate_up.chunks_exact(2 * width).zip(d_gate_up.chunks_exact_mut(2 * width));
     for ((gate_up, d_gate_up), act) in rows.zip(act.chunks_exact_mut(width)) {
         let (gate, up) = gate_up.split_at(width);
         let (d_gate, d_up) = d_gate_up.split_at_mut(width);
-        backward_row(gate, up, act, d_gate, d_up);
+        backward_row(gate, up, act, d_gate, d_up, remake);
     }
 }
 
@@ -37,8 +37,8 @@ fn in_place_row<T: Element>(gate: &mut [T], up: &[T]) {
     vectorised!(in_place_lanes::<T>(gate: &mut [T], up: &[T]))
 }
 
-fn backward_row<T: Element>(gate: &[T], up: &[T], act: &mut [T], d_gate: &mut [T], d_up: &mut [T]) {
-    vectorised!(backward_lanes::<T>(gate: &[T], up: &[T], act: &mut [T], d_gate: &mut [T], d_up: &mut [T]))
+fn backward_row<T: Element>(gate: &[T], up: &[T], act: &mut [T], d_gate: &mut [T], d_up: &mut [T], remake: bool) {
+    vectorised!(backward_lanes::<T>(gate: &[T], up: &[T], act: &mut [T], d_gate: &mut [T], d_up: &mut [T], remake: bool))
 }
 
 /// `1 / (1 + e^-x)`.
@@ -74,13 +74,22 @@ unsafe fn in_place_lanes<T: Element, V: Lanes>(gate: &mut [T], up: &[T]) {
 /// # Safety
 /// The processor has what `V` needs.
 #[inline(always)]
-unsafe fn backward_lanes<T: Element, V: Lanes>(gate: &[T], up: &[T], act: &mut [T], d_gate: &mut [T], d_up: &mut [T]) {
+unsafe fn backward_lanes<T: Element, V: Lanes>(
+    gate: &[T],
+    up: &[T],
+    act: &mut [T],
+    d_gate: &mut [T],
+    d_up: &mut [T],
+    remake: bool,
+) {
     for i in (0..act.len()).step_by(LANES) {
         // SAFETY: the caller's promise.
         let (g, u, d, one): (V, V, V, V) = unsafe { (load(gate, i), load(up, i), load(act, i), V::splat(1.0)) };
         let s = sigmoid(g);
         let silu = g.times(s);
-        store(act, i, silu.times(u));
+        if remake {
+            store(act, i, silu.times(u));
+        }
         store(d_up, i, d.times(silu));
         store(d_gate, i, d.times(u).times(s.plus_product(silu, one.minus(s))));
     }

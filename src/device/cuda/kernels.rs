@@ -144,9 +144,9 @@ impl<L: Launcher> Device for Gpu<L> {
         self.launch(format!("swiglu_{}", name(gate_up.dtype())), grid, 256, args);
     }
 
-    fn swiglu_backward(&self, gate_up: View, act: View, d_gate_up: View, width: usize) {
+    fn swiglu_backward(&self, gate_up: View, act: View, d_gate_up: View, width: usize, remake: bool) {
         let grid = [act.len() / width, width.div_ceil(256 * vector(act.dtype(), width)), 1];
-        let args = [gate_up.into(), act.into(), d_gate_up.into(), width.into()];
+        let args = [gate_up.into(), act.into(), d_gate_up.into(), width.into(), remake.into()];
         self.launch(format!("swiglu_backward_{}", name(gate_up.dtype())), grid, 256, args);
     }
 

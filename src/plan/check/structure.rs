@@ -204,7 +204,7 @@ impl Check<'_> {
         let wide = Exactly(tokens * job.shape.dim);
         let wide_too = || Exactly(tokens * job.shape.dim);
         let dtype_of = |region: &Region| self.plans[rank].slots[region.slot].dtype;
-        let foot = |unit| footprint(&job.shape, unit, job.dtype, job.batch.micro, job.batch.seq);
+        let foot = |unit| footprint(&job.shape, unit, job.dtype, job.recompute, job.batch.micro, job.batch.seq);
         let check_unit = |unit: Unit| match unit {
             Unit::Block(i) if i >= job.shape.layers => Err(format!("the model has only {} blocks", job.shape.layers)),
             _ => Ok(shards.place(unit).range.len()),

@@ -155,7 +155,7 @@ impl Local {
         let wide = job.batch.micro_tokens() * job.shape.dim;
         let layers = job.shape.layers;
         let dx = slots.add("dx", wide, job.dtype, Segment::Activation);
-        let need = |unit| footprint(&job.shape, unit, job.dtype, job.batch.micro, job.batch.seq);
+        let need = |unit| footprint(&job.shape, unit, job.dtype, job.recompute, job.batch.micro, job.batch.seq);
         let keep = |slots: &mut Slots, name: String| {
             slots.add_some(name, need(Unit::Block(0)).saved, Dtype::Byte, Segment::Saved)
         };
@@ -208,7 +208,7 @@ impl Local {
         let (input, output, saved) = match unit {
             Unit::Embed => (flight.tokens(0), flight.activations[0], None),
             Unit::Block(i) => {
-                let keeps = training && self.recompute == Recompute::None;
+                let keeps = training && self.recompute.forward_keeps();
                 (flight.activations[i], flight.activations[i + 1], flight.saved[i].filter(|_| keeps))
             }
             Unit::Head => unreachable!("the head's forward is its loss"),

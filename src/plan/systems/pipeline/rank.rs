@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::cluster::Rank;
-use crate::model::{Dtype, Recompute, Unit, footprint};
+use crate::model::{Dtype, Unit, footprint};
 use crate::plan::build::{List, Slots};
 use crate::plan::collective::{Collective, scratch};
 use crate::plan::{
@@ -85,7 +85,7 @@ impl<'a> Writer<'a> {
         let tokens = job.batch.micro_tokens();
         let step = slots.add("step", step::LEN, Dtype::F64, Segment::Scalars);
         let stats = slots.add("stats", stats::LEN, Dtype::F64, Segment::Scalars);
-        let need = |unit| footprint(&job.shape, unit, job.dtype, job.batch.micro, job.batch.seq);
+        let need = |unit| footprint(&job.shape, unit, job.dtype, job.recompute, job.batch.micro, job.batch.seq);
         let has = |end: Unit| units(&timetable.stages, rank, job.shape.layers).any(|unit| unit == end);
         // Stages between the ends see no tokens.
         let read = if has(Unit::Embed) || has(Unit::Head) { 2 * tokens } else { 0 };
@@ -213,7 +213,7 @@ impl<'a> Writer<'a> {
             Unit::Head if training => return,
             Unit::Head => return self.head(list, work, None),
         };
-        let keeps = training && self.job.recompute == Recompute::None && matches!(unit, Unit::Block(_));
+        let keeps = training && self.job.recompute.forward_keeps() && matches!(unit, Unit::Block(_));
         let saved = keeps.then(|| self.saved.take(&mut self.slots));
         let output = self.wide.take(&mut self.slots);
         let weights = self.weights(unit);
