@@ -59,12 +59,12 @@ pub fn throughput(view: &View) -> Option<String> {
         legend.push(Item::Spread("least and most of all measured steps, bar: median".into()));
     }
     if both {
-        legend.push(Item::Mark(Mark::Diamond, "#1a1a1a", "predicted by the simulator".into()));
+        legend.push(Item::Mark(Mark::DIAMOND, "#1a1a1a", "predicted by the simulator".into()));
     }
     let bar = |entry: &Entry| Bar {
         parts: entry.speed().map(|speed| part(entry, speed, entry.fill(), "tokens/s")).into_iter().collect(),
         spread: entry.spread(),
-        marks: entry.spread().and(entry.predicted()).map(|speed| (Mark::Diamond, speed)).into_iter().collect(),
+        marks: entry.spread().and(entry.predicted()).map(|speed| (Mark::DIAMOND, speed)).into_iter().collect(),
         ..Bar::default()
     };
     let figure = Bars {
@@ -133,7 +133,7 @@ pub fn bytes(view: &View) -> Option<String> {
         let counted = entry.leaving().map(|bytes| bytes / 1e6);
         Bar {
             parts: counted.map(|mb| part(entry, mb, entry.fill(), "MB")).into_iter().collect(),
-            marks: wire(entry).map(|mb| (Mark::Diamond, mb)).into_iter().collect(),
+            marks: wire(entry).map(|mb| (Mark::DIAMOND, mb)).into_iter().collect(),
             note: match (counted, wire(entry)) {
                 (Some(plan), Some(wire)) if plan > 0.0 => {
                     format!("{} (wire {:+.1} %)", amount(plan), 100.0 * (wire / plan - 1.0))
@@ -147,7 +147,7 @@ pub fn bytes(view: &View) -> Option<String> {
     };
     let mut legend = systems(view);
     if view.entries.iter().any(|entry| wire(entry).is_some()) {
-        legend.push(Item::Mark(Mark::Diamond, "#1a1a1a", "on the wire, by the counters of the interfaces".into()));
+        legend.push(Item::Mark(Mark::DIAMOND, "#1a1a1a", "on the wire, by the counters of the interfaces".into()));
     }
     let figure = Bars {
         title: "Bytes that leave a node in a step".into(),

@@ -199,7 +199,7 @@ fn looks(view: &View, series: usize) -> (&'static str, Mark) {
     };
     let own = colour(series);
     let before = (0..series).filter(|&other| colour(other) == own).count();
-    (own, Mark::ALL[before % Mark::ALL.len()])
+    (own, Mark::number(before))
 }
 
 /// In proportion to ranks, from the best of the smallest.

@@ -58,14 +58,15 @@ impl Ruler {
                 (0..).map(|i| i as f64 * step).take_while(|tick| *tick <= self.high * (1.0 + 1e-9)).collect()
             }
             Scale::Log => {
-                let digits: [&[f64]; 3] = [&[1.0, 2.0, 5.0], &[1.0, 3.0], &[1.0]];
+                let digits: [&[f64]; 4] =
+                    [&[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0], &[1.0, 2.0, 5.0], &[1.0, 3.0], &[1.0]];
                 let of = |digits: &[f64]| -> Vec<f64> {
                     let decades = self.low.log10().floor() as i32..=self.high.log10().ceil() as i32;
                     let all = decades.flat_map(|power| digits.iter().map(move |digit| digit * 10f64.powi(power)));
                     all.filter(|tick| (self.low..=self.high).contains(tick)).collect()
                 };
                 let lists = digits.map(of);
-                lists.iter().find(|list| list.len() <= most).unwrap_or(&lists[2]).clone()
+                lists.iter().find(|list| list.len() <= most).unwrap_or(&lists[3]).clone()
             }
         }
     }
@@ -114,6 +115,8 @@ mod tests {
         assert_eq!((linear.at(0.0), linear.at(47.0)), (0.0, 100.0));
         let log = Ruler::new(Scale::Log, [8.0, 1024.0].into_iter(), 0.0, 100.0);
         assert_eq!(log.ticks(8), [10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]);
+        let narrow = Ruler::new(Scale::Log, [1400.0, 5600.0].into_iter(), 0.0, 100.0);
+        assert!(narrow.ticks(8).starts_with(&[1500.0, 2000.0, 3000.0, 4000.0, 5000.0]));
         let empty = Ruler::new(Scale::Log, std::iter::empty(), 0.0, 100.0);
         assert!(empty.at(1.0).is_finite() && !empty.ticks(5).is_empty());
     }

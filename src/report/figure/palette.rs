@@ -66,10 +66,15 @@ fn tint(colour: &str) -> String {
 
 /// A mark at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
-    /// A disc.
+pub struct Mark {
+    shape: Shape,
+    /// Only its outline.
+    hollow: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
     Circle,
-    /// A square.
     Square,
     /// A triangle that stands.
     Triangle,
@@ -82,34 +87,36 @@ pub enum Mark {
 }
 
 impl Mark {
-    /// In the order in which lines of a figure get them.
-    pub const ALL: [Mark; 6] = [Mark::Circle, Mark::Square, Mark::Triangle, Mark::Diamond, Mark::Drop, Mark::Cross];
+    /// A filled diamond.
+    pub const DIAMOND: Mark = Mark { shape: Shape::Diamond, hollow: false };
+
+    /// The mark of a figure's line or point number `index`: after eleven they repeat.
+    pub fn number(index: usize) -> Mark {
+        use Shape::{Circle, Cross, Diamond, Drop, Square, Triangle};
+        const FILLED: [Shape; 6] = [Circle, Square, Triangle, Diamond, Drop, Cross];
+        const HOLLOW: [Shape; 5] = [Circle, Square, Triangle, Diamond, Drop];
+        let index = index % (FILLED.len() + HOLLOW.len());
+        match index.checked_sub(FILLED.len()) {
+            None => Mark { shape: FILLED[index], hollow: false },
+            Some(index) => Mark { shape: HOLLOW[index], hollow: true },
+        }
+    }
 
     /// Draws the mark, about `size` pixels from its centre to its edge.
     pub fn draw(self, svg: &mut Svg, (x, y): (f64, f64), size: f64, colour: &str) {
-        let border = "#ffffff";
-        match self {
-            Mark::Circle => svg.circle((x, y), size, colour, border),
-            Mark::Square => {
-                let s = 0.9 * size;
-                svg.polygon(&[(x - s, y - s), (x + s, y - s), (x + s, y + s), (x - s, y + s)], colour, border);
-            }
-            Mark::Triangle => {
-                let s = 1.15 * size;
-                svg.polygon(&[(x, y - s), (x + s, y + 0.8 * s), (x - s, y + 0.8 * s)], colour, border);
-            }
-            Mark::Diamond => {
-                let s = 1.25 * size;
-                svg.polygon(&[(x, y - s), (x + s, y), (x, y + s), (x - s, y)], colour, border);
-            }
-            Mark::Drop => {
-                let s = 1.15 * size;
-                svg.polygon(&[(x, y + s), (x + s, y - 0.8 * s), (x - s, y - 0.8 * s)], colour, border);
-            }
-            Mark::Cross => {
+        let (fill, border) = if self.hollow { ("#ffffff", colour) } else { (colour, "#ffffff") };
+        let corners: &[(f64, f64)] = match self.shape {
+            Shape::Circle => return svg.circle((x, y), size, fill, border),
+            Shape::Cross => {
                 svg.line((x - size, y - size), (x + size, y + size), colour, 2.2);
-                svg.line((x - size, y + size), (x + size, y - size), colour, 2.2);
+                return svg.line((x - size, y + size), (x + size, y - size), colour, 2.2);
             }
-        }
+            Shape::Square => &[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+            Shape::Triangle => &[(0.0, -1.15), (1.15, 0.92), (-1.15, 0.92)],
+            Shape::Diamond => &[(0.0, -1.25), (1.25, 0.0), (0.0, 1.25), (-1.25, 0.0)],
+            Shape::Drop => &[(0.0, 1.15), (1.15, -0.92), (-1.15, -0.92)],
+        };
+        let corners: Vec<(f64, f64)> = corners.iter().map(|(dx, dy)| (x + dx * size, y + dy * size)).collect();
+        svg.polygon(&corners, fill, border);
     }
 }
