@@ -44,6 +44,17 @@ __device__ __forceinline__ uint2 load8(const void *p) { return *static_cast<cons
 __device__ __forceinline__ void store16(void *p, uint4 x) { *static_cast<uint4 *>(p) = x; }
 __device__ __forceinline__ void store8(void *p, uint2 x) { *static_cast<uint2 *>(p) = x; }
 
+// p[0] += a and p[1] += b in global memory, whoever else adds there, in any order; p is a multiple of 8 bytes.
+__device__ __forceinline__ void atomic_add2(float *p, float a, float b) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "f"(a), "f"(b)
+                 : "memory");
+#else
+    atomicAdd(p, a);
+    atomicAdd(p + 1, b);
+#endif
+}
+
 // An address in shared memory as a number: half as long as a pointer.
 using SharedAddress = unsigned;
 __device__ __forceinline__ SharedAddress shared_address(const void *p) {

@@ -84,6 +84,10 @@ fn a_gpu_trains_as_the_cpu_does() {
             let other = of("cuda", recompute, &[&format!("run.recompute={recompute}")]);
             assert_eq!(column(&other, "loss"), column(&gpu, "loss"), "{dtype}, {recompute}");
         }
+        let any = of("cuda", "any-order", &["run.deterministic=false"]);
+        for (any, gpu) in column(&any, "loss").iter().zip(column(&gpu, "loss")) {
+            assert!((any - gpu).abs() <= tolerance * gpu.abs(), "{dtype}, sums in any order: {any} instead of {gpu}");
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is timed: each operation with the least work and traffic that it can mean.
 
 use tawpipe::device::cuda::{Arg, Cuda, Gpu, Launch, Launcher};
-use tawpipe::device::{AdamW, AdamWStep, Attention, Device, Matrix};
+use tawpipe::device::{AdamW, AdamWStep, Attention, Device, Matrix, View};
 use tawpipe::model::{Dtype, NORM_PARTS};
 use tawpipe::plan::{stats, step};
 
@@ -199,14 +199,15 @@ fn rows<'a>(cuda: &'a Cuda, rows: usize, dim: usize, ffn: usize) -> Vec<Lazy<'a>
     ]
 }
 
-/// Causal attention on tensor cores, and the simple kernels that came before where they end in bearable time.
+/// Causal attention on tensor cores, backward in one order and in any; and the simple kernels that came before, where they
+/// end in bearable time. `tests/kernels/attention.rs` checks all of them.
 fn attention<'a>(cuda: &'a Cuda, shape: Attention) -> Vec<Lazy<'a>> {
     let Attention { micro, seq, heads, kv_heads, head_dim } = shape;
     let sizes = format!("{micro} x {seq}, {heads} heads ({kv_heads} kv) of {head_dim}");
     let (qkv, out, lse) = (shape.tokens() * shape.row(), shape.tokens() * heads * head_dim, micro * heads * seq);
     // Two products of [seq, head_dim], of which the mask needs half.
     let flops = 2.0 * (micro * heads * head_dim) as f64 * (seq * seq) as f64;
-    let tensors = [(qkv, T), (out, T), (lse, Dtype::F32), (out, T), (qkv, T), (lse, Dtype::F32)];
+    let tensors = [(qkv, T), (out, T), (lse, Dtype::F32), (out, T), (qkv, T), (shape.scratch(), Dtype::F32)];
     let mut all = Vec::new();
     let name = sizes.clone();
     all.push(lazy(move || {
@@ -219,25 +220,55 @@ fn attention<'a>(cuda: &'a Cuda, shape: Attention) -> Vec<Lazy<'a>> {
         let bytes = (2 * (qkv + out) + 4 * lse) as f64;
         Case { name: "attention".into(), sizes: name, flops, bytes, run: Box::new(run) }
     }));
-    let name = sizes.clone();
-    all.push(lazy(move || {
-        let mut room = Room::new(cuda, &tensors);
-        let [qkv_, out_, lse_, dout, dqkv, scratch] = [(); 6].map(|()| room.take());
-        let run = move |device: &Gpu<Cuda>| {
-            let _keep = &room;
-            device.attention_backward(&shape, qkv_, out_, lse_, dout, dqkv, scratch);
-        };
-        let bytes = (2 * (2 * qkv + 2 * out) + 4 * lse) as f64;
-        // Five products, as everyone counts; ours does seven.
-        Case { name: "attention_backward".into(), sizes: name, flops: 2.5 * flops, bytes, run: Box::new(run) }
-    }));
-    if seq <= 1024 {
+    let bytes = (2 * (2 * qkv + 2 * out) + 4 * lse) as f64;
+    // Five products, as everyone counts; with all sums in one order ours does seven.
+    for (name, deterministic) in [("attention_backward", true), ("attention_backward/any order", false)] {
+        let sizes = sizes.clone();
         all.push(lazy(move || {
             let mut room = Room::new(cuda, &tensors);
-            let operands = [(); 3].map(|()| Arg::from(room.take()));
-            let numbers = [seq, heads, kv_heads, head_dim].map(Arg::from);
+            let [qkv_, out_, lse_, dout, dqkv, scratch] = [(); 6].map(|()| room.take());
+            let run = move |device: &Gpu<Cuda>| {
+                let _keep = &room;
+                let device = device.clone().deterministic(deterministic);
+                device.attention_backward(&shape, qkv_, out_, lse_, dout, dqkv, scratch);
+            };
+            Case { name: name.into(), sizes, flops: 2.5 * flops, bytes, run: Box::new(run) }
+        }));
+    }
+    if seq <= 1024 {
+        let all_heads = heads;
+        let simple = move |kernel: &str, heads: usize, operands: &[View]| {
+            let operands = operands.iter().map(|&view| Arg::from(view));
+            let numbers = [seq, all_heads, kv_heads, head_dim].map(Arg::from);
             let grid = [seq.div_ceil(4), heads, micro];
-            let launch = Launch::new("attention_simple_bf16", grid, 128, [&operands[..], &numbers].concat());
+            Launch::new(format!("attention_{kernel}_bf16"), grid, 128, operands.chain(numbers).collect::<Vec<_>>())
+        };
+        let name = sizes.clone();
+        all.push(lazy(move || {
+            let mut room = Room::new(cuda, &tensors);
+            let [qkv_, out_, lse_, dout, dqkv, scratch] = [(); 6].map(|()| room.take());
+            let delta = scratch.sub(0..lse);
+            let operands = [qkv_, dout, lse_, delta, dqkv];
+            let launches = [
+                simple("delta", heads, &[out_, dout, delta]),
+                simple("simple_key", kv_heads, &operands),
+                simple("simple_query", heads, &operands),
+            ];
+            let run = move |device: &Gpu<Cuda>| {
+                let _keep = &room;
+                launches.iter().for_each(|launch| device.launcher().launch(launch));
+            };
+            Case {
+                name: "attention_backward/simple".into(),
+                sizes: name,
+                flops: 2.5 * flops,
+                bytes,
+                run: Box::new(run),
+            }
+        }));
+        all.push(lazy(move || {
+            let mut room = Room::new(cuda, &tensors);
+            let launch = simple("simple", heads, &[(); 3].map(|()| room.take()));
             let run = move |device: &Gpu<Cuda>| {
                 let _keep = &room;
                 device.launcher().launch(&launch);

@@ -60,6 +60,8 @@ void copy_wait(int pending);
 
 // An access that plain code does not show, checked like any other.
 void touch(const void *p, size_t bytes, bool write);
+// The same for an atomic addition: these race with plain accesses, not with each other.
+void touch_atomic(const void *p, size_t bytes);
 void require_aligned(const void *p, size_t bytes);
 
 template <class T> T shuffled(const char *what, T x, int from) {
@@ -191,6 +193,7 @@ inline unsigned lanes_where(bool x) {
 }
 
 // In warp.cpp.
+void atomic_add2(float *p, float a, float b);
 void load_matrices(unsigned (&x)[4], SharedAddress row);
 void load_matrices_transposed(unsigned (&x)[4], SharedAddress row);
 void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);

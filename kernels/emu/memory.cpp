@@ -2,7 +2,7 @@
 //
 // Kernels are compiled with -fsanitize=thread, which makes the compiler call a function at every access. The functions
 // are ours, below: the sanitizer's own library is not linked. Two accesses of which one writes race unless one thread
-// does both, or a barrier that both take part in lies between them.
+// does both, both are atomic, or a barrier that both take part in lies between them.
 
 #include "engine.h"
 
@@ -26,6 +26,9 @@ struct Shadow {
     uint16_t writer, reader;
     enum : uint8_t { ONE, WARP, MANY } readers; // how many threads read since that barrier
     bool read_by_other_block;
+    // The last write was an atomic addition; other threads than the writer have added since that barrier, and other
+    // blocks.
+    bool atomic, added_by_many, added_by_other_block;
     bool awaits_copy; // an asynchronous copy will write here
 };
 
@@ -107,9 +110,21 @@ static const char *other(uint32_t when, unsigned thread, char (&text)[48]) {
     return text;
 }
 
-static void check(Shadow &s, bool write, const char *space, size_t at) {
+enum Access { READ, WRITE, ADD };
+
+// Whether the last write, or every addition since the last plain write, happens before this access.
+static bool after_writes(const Shadow &s, Access access) {
+    if (s.write_epoch == 0 || (s.atomic && access == ADD))
+        return true;
+    if (s.atomic && (s.added_by_other_block || (s.added_by_many && s.write_epoch == epoch)))
+        return false;
+    return before_now(s.write_epoch, s.write_warp_epoch, s.writer, true);
+}
+
+static void check(Shadow &s, Access access, const char *space, size_t at) {
     char text[48];
-    if (s.write_epoch != 0 && !before_now(s.write_epoch, s.write_warp_epoch, s.writer, true))
+    bool write = access != READ;
+    if (!after_writes(s, access))
         fail("race at byte %zu of %s memory: thread %u %s what %s wrote, with no barrier between", at, space, running,
              write ? "overwrites" : "reads", other(s.write_epoch, s.writer, text));
     if (!write) {
@@ -134,12 +149,17 @@ static void check(Shadow &s, bool write, const char *space, size_t at) {
     if (!ordered || s.read_by_other_block)
         fail("race at byte %zu of %s memory: thread %u writes what %s reads, with no barrier between", at, space,
              running, s.read_by_other_block ? "another block" : other(s.read_epoch, s.reader, text));
+    bool again = access == ADD && s.atomic;
+    s.added_by_other_block = again && (s.added_by_other_block || s.write_epoch < block_epoch);
+    s.added_by_many = again && s.write_epoch == epoch && (s.added_by_many || s.writer != running);
+    s.atomic = access == ADD;
     s.writer = uint16_t(running);
     s.write_epoch = epoch;
     s.write_warp_epoch = warp_epoch;
 }
 
-void touch(const void *p, size_t bytes, bool write) {
+static void touch(const void *p, size_t bytes, Access access) {
+    bool write = access != READ;
     auto at = reinterpret_cast<uintptr_t>(p);
     auto stack = reinterpret_cast<uintptr_t>(stack_start);
     if (!active || (at >= stack && at < stack + STACK))
@@ -155,7 +175,7 @@ void touch(const void *p, size_t bytes, bool write) {
                 fail("thread %u reads byte %zu of shared memory, which nobody wrote", running, i * GRAIN);
             if (shared_shadow[i].awaits_copy)
                 fail("thread %u touches byte %zu of shared memory while a copy to it is under way", running, i * GRAIN);
-            check(shared_shadow[i], write, "shared", i * GRAIN);
+            check(shared_shadow[i], access, "shared", i * GRAIN);
         }
         return;
     }
@@ -167,7 +187,7 @@ void touch(const void *p, size_t bytes, bool write) {
         if (at + bytes > w.end)
             break;
         for (size_t i = (at - w.start) / GRAIN; i < (at + bytes - w.start + GRAIN - 1) / GRAIN; i++)
-            check(w.shadow[i], write, "global", i * GRAIN);
+            check(w.shadow[i], access, "global", i * GRAIN);
         return;
     }
     for (const Watched &w : watched)
@@ -176,6 +196,9 @@ void touch(const void *p, size_t bytes, bool write) {
                  bytes, size_t(at - w.end));
     fail("thread %u %s %zu bytes that belong to no argument", running, write ? "writes" : "reads", bytes);
 }
+
+void touch(const void *p, size_t bytes, bool write) { touch(p, bytes, write ? WRITE : READ); }
+void touch_atomic(const void *p, size_t bytes) { touch(p, bytes, ADD); }
 
 void await_copy(const void *p, size_t bytes, bool awaits) {
     size_t first = size_t(static_cast<const unsigned char *>(p) - shared_memory);

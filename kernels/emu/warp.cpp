@@ -1,4 +1,4 @@
-// Tensor cores, and the loads that feed them: what a warp does as one.
+// Tensor cores, and the loads that feed them: what a warp does as one. And atomic additions.
 
 #include <cstdint>
 
@@ -42,6 +42,13 @@ static const Operand *rows_of_all(const char *what, SharedAddress address) {
 } // namespace emu
 
 using namespace emu;
+
+void atomic_add2(float *p, float a, float b) {
+    require_aligned(p, 8);
+    touch_atomic(p, 8);
+    p[0] += a;
+    p[1] += b;
+}
 
 void load_matrices(unsigned (&x)[4], SharedAddress row) {
     const Operand *rows = rows_of_all("load_matrices", row);

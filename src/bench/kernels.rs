@@ -106,6 +106,7 @@ pub fn rates(device: impl Device, clock: Clock, dim: usize, dtype: Dtype) -> Res
     let most = unit_params(&shape, block).1.max(unit_params(&shape, head).1);
     let wide = tokens * shape.dim;
     let qkv = tokens * (shape.q_dim() + 2 * shape.kv_dim());
+    let attention = Attention { micro, seq, heads, kv_heads: heads, head_dim: 64 };
     let memory = device.memory(&[
         slot("weights", most, dtype),
         slot("gradient", most, Dtype::F32),
@@ -119,9 +120,9 @@ pub fn rates(device: impl Device, clock: Clock, dim: usize, dtype: Dtype) -> Res
         slot("qkv", qkv, dtype),
         slot("dqkv", qkv, dtype),
         slot("lse", tokens * heads, Dtype::F32),
-        slot("deltas", tokens * heads, Dtype::F32),
+        slot("scratch", attention.scratch(), Dtype::F32),
     ])?;
-    let [weights, gradient, input, output, saved, pending, work, targets, loss, qkv, dqkv, lse, deltas] =
+    let [weights, gradient, input, output, saved, pending, work, targets, loss, qkv, dqkv, lse, scratch] =
         std::array::from_fn(|slot| memory.slot(slot));
     // Small numbers of changing sign: neither denormal nor infinite after a few passes.
     let noise: Vec<f32> = (0..most.max(wide)).map(|i| ((i * 7919) % 255) as f32 / 6375.0 - 0.02).collect();
@@ -130,11 +131,10 @@ pub fn rates(device: impl Device, clock: Clock, dim: usize, dtype: Dtype) -> Res
     device.cast(gradient.sub(0..wide.min(most)), input.sub(0..wide.min(most)));
     memory.upload(targets, &(0..tokens as i32).map(|i| i % 2048).collect::<Vec<_>>())?;
 
-    let attention = Attention { micro, seq, heads, kv_heads: heads, head_dim: 64 };
     let flops = 2.0 * (tokens * seq * shape.q_dim()) as f64;
     let forward_attention = median(device, clock, || device.attention(&attention, qkv, output, lse));
     let backward_attention =
-        median(device, clock, || device.attention_backward(&attention, qkv, output, lse, input, dqkv, deltas));
+        median(device, clock, || device.attention_backward(&attention, qkv, output, lse, input, dqkv, scratch));
 
     device.cast(gradient.sub(0..wide.min(most)), input.sub(0..wide.min(most)));
     let of = |unit| (weights.sub(0..unit_params(&shape, unit).1), gradient.sub(0..unit_params(&shape, unit).1));

@@ -109,6 +109,8 @@ section! {
         threads: Option<usize> = None,
         /// What backward computes again instead of keeping it: `selective` what only passes over memory (normalised inputs, SwiGLU's result), `block` all but a block's input; `none` keeps most and computes least. Losses are the same.
         recompute: Recompute = Recompute::Selective,
+        /// The same deck on the same cluster gives the same bits. `false` lets a GPU add up the gradients of attention's queries in any order, which takes fewer products (bf16, heads of 64 and 128); the CPU ignores it.
+        deterministic: bool = true,
         /// Run folder. Left out: `runs/DECK-TIME` in the current directory.
         folder: Option<PathBuf> = None,
         /// Steps between checkpoints; 0: one at the end. The last step always writes one.

@@ -33,6 +33,18 @@ impl Chosen {
         Chosen::Cpu { threads }
     }
 
+    /// The same device. A GPU that need not be `deterministic` may take sums in any order; a processor always is.
+    pub fn deterministic(self, deterministic: bool) -> Self {
+        match self {
+            #[cfg(feature = "cuda")]
+            Chosen::Cuda(gpu) => Chosen::Cuda(gpu.deterministic(deterministic)),
+            cpu => {
+                let _ = deterministic; // used with GPUs only
+                cpu
+            }
+        }
+    }
+
     /// As [`Device::memory`].
     pub fn memory(&self, slots: &[Slot]) -> Result<Memory, DeviceError> {
         on_device!(self, device => device.memory(slots))

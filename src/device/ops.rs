@@ -31,6 +31,11 @@ impl Attention {
     pub fn tokens(&self) -> usize {
         self.micro * self.seq
     }
+
+    /// Numbers of scratch that backward takes: a gradient of queries in f32, and one number a row and head.
+    pub fn scratch(&self) -> usize {
+        self.tokens() * self.heads * (self.head_dim + 1)
+    }
 }
 
 /// Constants of AdamW; what varies from step to step lies in device memory.
@@ -86,7 +91,8 @@ impl AdamWStep {
 }
 
 /// Arithmetic on views of device memory. "T" is the compute type (f32 or bf16) of the views of one call; sums are taken
-/// in f32 or better whatever T is. Every result is a function of the operands alone: not of the number of threads.
+/// in f32 or better whatever T is. Every result is a function of the operands alone, not of the number of threads; except
+/// for the backward of attention on a GPU that was told that any order of its sums will do.
 ///
 /// # Panics
 /// Operations panic when sizes or types do not fit: that is a defect of the caller, never of user input.
@@ -138,7 +144,7 @@ pub trait Device: Send + Sync {
     fn attention(&self, shape: &Attention, qkv: View, out: View, lse: View);
 
     /// Backward of [`Device::attention`], from its inputs and results: writes the gradient of `qkv`, laid out like it.
-    /// `scratch` is as large as `lse`.
+    /// `scratch` holds [`Attention::scratch`] numbers (f32) and starts at a multiple of 16 bytes.
     #[allow(clippy::too_many_arguments, reason = "each is a tensor of the operation")]
     fn attention_backward(
         &self,

@@ -226,8 +226,9 @@ pub struct BlockBackward {
     pub d_attention: Field,
     /// `[tokens, q + 2 kv]` (T).
     pub d_qkv: Field,
-    /// `[micro, heads, seq]` (f32): products of attention's result and its gradient.
-    pub deltas: Field,
+    /// `[tokens, q]` and `[micro, heads, seq]` (f32): sums of the queries' gradient, where a device takes them in any order,
+    /// and products of attention's result and its gradient.
+    pub attention: Field,
     /// All of it.
     pub bytes: usize,
 }
@@ -248,10 +249,10 @@ impl BlockBackward {
         let d_gate_up = layout.take(tokens * 2 * shape.ffn, dtype);
         let d_attention = later.take(tokens * shape.q_dim(), dtype);
         let d_qkv = later.take(tokens * (shape.q_dim() + 2 * shape.kv_dim()), dtype);
-        let deltas = later.take(tokens * shape.heads, Dtype::F32);
+        let attention = later.take(tokens * (shape.q_dim() + shape.heads), Dtype::F32);
         layout.either(later);
         let bytes = layout.bytes;
-        BlockBackward { norm, d_norm, inverse_rms, parts, act, d_gate_up, d_attention, d_qkv, deltas, bytes }
+        BlockBackward { norm, d_norm, inverse_rms, parts, act, d_gate_up, d_attention, d_qkv, attention, bytes }
     }
 }
 

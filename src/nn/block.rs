@@ -267,8 +267,8 @@ impl<D: Device> Block<'_, D> {
         let keep = self.saved();
         let work = BlockBackward::new(self.shape, self.dtype, self.tokens());
         let kept = |f| field(saved, f);
-        let [d_norm, d_attention, deltas, parts, again] =
-            [work.d_norm, work.d_attention, work.deltas, work.parts, work.inverse_rms].map(|f| field(workspace, f));
+        let [d_norm, d_attention, sums, parts, again] =
+            [work.d_norm, work.d_attention, work.attention, work.parts, work.inverse_rms].map(|f| field(workspace, f));
         let [m_dx, m_act, m_d_gate_up, m_d_norm, m_d_attention, m_d_qkv] =
             [dx, t.act, t.d_gate_up, d_norm, d_attention, t.d_qkv].map(|view| self.by_token(view));
         // What was kept, or made again.
@@ -293,7 +293,7 @@ impl<D: Device> Block<'_, D> {
         table.out.backward_input(device, weights, m_dx, m_d_attention);
         ready(Part::Out, m_dx, self.by_token(attention));
         let (qkv, lse) = (kept(keep.qkv), kept(keep.lse));
-        device.attention_backward(&self.attention(), qkv, attention, lse, d_attention, t.d_qkv, deltas);
+        device.attention_backward(&self.attention(), qkv, attention, lse, d_attention, t.d_qkv, sums);
         device.rope(&self.attention(), t.d_qkv, self.rope, true);
         ready(Part::Qkv, m_d_qkv, normalised(keep.cheap.map(|cheap| cheap.norm1), input, weight1, t.norm1));
         table.qkv.backward_input(device, weights, m_d_qkv, m_d_norm);

@@ -108,6 +108,7 @@ impl<'a> Run<'a> {
             (None, None) => bail!("the deck gives neither model.from nor a shape"),
         };
         let device = device::choose(deck.run.device, &deck.gpu, threads, control, found)?;
+        let device = device.deterministic(deck.run.deterministic);
         let messages = messages::choose(&deck, &device, control, wire)?;
         costs::settle(&mut deck, &shape, &device, control, options.resume.then_some(&folder))?;
         let planned = (|| {

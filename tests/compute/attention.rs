@@ -74,7 +74,7 @@ fn tiles_equal_dense_attention() {
                         let out = Buffer::of(&vec![f32::NAN; dout.view().len()], dtype);
                         let dqkv = Buffer::of(&vec![f32::NAN; qkv.view().len()], dtype);
                         let lse = Buffer::new(shape.micro * heads * seq, Dtype::F32);
-                        let scratch = Buffer::new(lse.view().len(), Dtype::F32);
+                        let scratch = Buffer::new(shape.scratch(), Dtype::F32);
                         cpu.attention(&shape, qkv.view(), out.view(), lse.view());
                         let (o, l) = (out.view(), lse.view());
                         cpu.attention_backward(&shape, qkv.view(), o, l, dout.view(), dqkv.view(), scratch.view());

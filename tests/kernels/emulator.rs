@@ -59,13 +59,16 @@ fn entry() -> Entry {
 /// Runs kernels with the order of blocks and threads drawn from a seed; matrix products are the host's.
 pub struct Emulator {
     pub seed: u64,
+    /// Bytes of shared memory that a block may have.
+    pub shared: usize,
     products: Cpu,
     squares: support::Buffer,
 }
 
 impl Emulator {
     pub fn new(seed: u64) -> Self {
-        Emulator { seed, products: Cpu::new(1), squares: support::Buffer::new(1024, Dtype::F64) }
+        // An H100's.
+        Emulator { seed, shared: 227 * 1024, products: Cpu::new(1), squares: support::Buffer::new(1024, Dtype::F64) }
     }
 
     /// Runs a kernel; the error is the emulator's complaint.
@@ -122,9 +125,8 @@ impl Launcher for Emulator {
         Ok(())
     }
 
-    /// An H100's.
     fn shared(&self) -> usize {
-        227 * 1024
+        self.shared
     }
 
     fn squares(&self) -> View {

@@ -28,8 +28,17 @@ pub fn on_place<R>(cuda: &Cuda, body: impl FnOnce() -> R) -> R {
 
 /// Runs `body` on the device under test.
 pub fn on_gpu<R>(seed: u64, body: impl FnOnce(&dyn Device) -> R) -> R {
-    let Some(cuda) = real() else { return body(&emulated(seed)) };
-    let device = Gpu::new(cuda.clone());
+    run(seed, true, body)
+}
+
+/// Runs `body` on the device under test, which may take sums in any order.
+pub fn on_gpu_in_any_order<R>(seed: u64, body: impl FnOnce(&dyn Device) -> R) -> R {
+    run(seed, false, body)
+}
+
+fn run<R>(seed: u64, deterministic: bool, body: impl FnOnce(&dyn Device) -> R) -> R {
+    let Some(cuda) = real() else { return body(&emulated(seed).deterministic(deterministic)) };
+    let device = Gpu::new(cuda.clone()).deterministic(deterministic);
     let result = on_place(cuda, || body(&device));
     device.finish().expect("nothing failed on the GPU");
     result

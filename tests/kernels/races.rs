@@ -19,6 +19,7 @@ const RACY: &[(&str, &[&str])] = &[
     ("divergent_barrier", &["nobody can go on"]),
     ("divergent_shuffle", &["nobody can go on"]),
     ("overlapping_blocks", &["another block"]),
+    ("plain_among_atomics", &["race"]),
     ("in_place", UNORDERED),
     ("out_of_range", &["beyond the end of an argument"]),
     ("uninitialised", &["which nobody wrote"]),

@@ -30,6 +30,8 @@ void touch(const void *p, size_t bytes, bool write) {
     fail("thread %u %s %zu bytes that belong to no argument", running, write ? "writes" : "reads", bytes);
 }
 
+void touch_atomic(const void *p, size_t bytes) { touch(p, bytes, true); }
+
 void await_copy(const void *, size_t, bool) {}
 
 void require_aligned(const void *p, size_t bytes) {

@@ -1,7 +1,7 @@
 //! Which kernels compute attention, and on which grid.
 
 use super::launch::{Arg, Launch, name};
-use crate::device::Attention;
+use crate::device::{Attention, View};
 use crate::model::Dtype;
 
 /// What a kernel computes.
@@ -13,6 +13,8 @@ pub(super) enum Kind {
     Keys,
     /// Gradients of queries.
     Queries,
+    /// Gradients of keys and values, and sums for those of queries, in any order; on tensor cores only.
+    All,
 }
 
 impl Kind {
@@ -21,6 +23,7 @@ impl Kind {
             Kind::Forward => "",
             Kind::Keys => "_key",
             Kind::Queries => "_query",
+            Kind::All => "_all",
         }
     }
 }
@@ -35,19 +38,21 @@ struct Flash {
     kept: usize,
     /// Rows that pass by, in bf16.
     passing: usize,
-    /// Numbers beside them, in f32.
+    /// Numbers beside them, in f32 (or twice as many in bf16).
     numbers: usize,
 }
 
 /// All of them; see `kernels/attention_*.cu`.
 #[rustfmt::skip]
-const FLASH: [Flash; 6] = [
+const FLASH: [Flash; 8] = [
     Flash { kind: Kind::Forward, head_dim: 64, block: 128, kept: 128, passing: 4 * 64, numbers: 0 },
     Flash { kind: Kind::Forward, head_dim: 128, block: 128, kept: 128, passing: 4 * 32, numbers: 0 },
     Flash { kind: Kind::Keys, head_dim: 64, block: 128, kept: 2 * 128, passing: 4 * 32, numbers: 4 * 32 },
     Flash { kind: Kind::Keys, head_dim: 128, block: 256, kept: 2 * 128, passing: 4 * 64, numbers: 4 * 64 },
     Flash { kind: Kind::Queries, head_dim: 64, block: 128, kept: 2 * 128, passing: 4 * 32, numbers: 0 },
     Flash { kind: Kind::Queries, head_dim: 128, block: 128, kept: 2 * 128, passing: 4 * 32, numbers: 0 },
+    Flash { kind: Kind::All, head_dim: 64, block: 128, kept: 2 * 128, passing: 4 * 32, numbers: 4 * 32 + 128 * 32 / 2 },
+    Flash { kind: Kind::All, head_dim: 128, block: 256, kept: 2 * 128, passing: 4 * 64, numbers: 4 * 64 + 128 * 64 / 2 },
 ];
 
 impl Flash {
@@ -66,12 +71,22 @@ pub(super) fn flash_kernels() -> impl Iterator<Item = (String, usize)> {
     FLASH.iter().map(|flash| (flash.name(), flash.shared()))
 }
 
-/// The launch of a kernel for attention on these operands; sizes follow them. Tensor cores compute bf16 in heads of 64 and
-/// 128 where `shared` bytes of shared memory are enough, a simple kernel everything else.
-pub(super) fn launch(kind: Kind, shape: &Attention, dtype: Dtype, shared: usize, operands: &[Arg]) -> Launch {
+/// The kernel on tensor cores for bf16 in heads of 64 and 128, where `shared` bytes of shared memory are enough.
+fn flash(kind: Kind, shape: &Attention, dtype: Dtype, shared: usize) -> Option<&'static Flash> {
     let fits = |flash: &&Flash| flash.kind == kind && flash.head_dim == shape.head_dim && flash.shared() <= shared;
-    let heads = if kind == Kind::Keys { shape.kv_heads } else { shape.heads };
-    match FLASH.iter().find(fits).filter(|_| dtype == Dtype::Bf16) {
+    FLASH.iter().find(fits).filter(|_| dtype == Dtype::Bf16)
+}
+
+/// Whether there is a kernel on tensor cores.
+pub(super) fn on_tensor_cores(kind: Kind, shape: &Attention, dtype: Dtype, shared: usize) -> bool {
+    flash(kind, shape, dtype, shared).is_some()
+}
+
+/// The launch of a kernel for attention on these operands; sizes follow them. A simple kernel does what tensor cores
+/// cannot.
+pub(super) fn launch(kind: Kind, shape: &Attention, dtype: Dtype, shared: usize, operands: &[Arg]) -> Launch {
+    let heads = if matches!(kind, Kind::Keys | Kind::All) { shape.kv_heads } else { shape.heads };
+    match flash(kind, shape, dtype, shared) {
         None => simple(&format!("simple{}", kind.name()), shape, dtype, heads, operands),
         Some(flash) => {
             let sizes = [shape.seq, shape.heads, shape.kv_heads].map(Arg::from);
@@ -85,6 +100,14 @@ pub(super) fn launch(kind: Kind, shape: &Attention, dtype: Dtype, shared: usize,
 /// The launch of `attention_delta_*`: products of rows of the result and of its gradient.
 pub(super) fn deltas(shape: &Attention, dtype: Dtype, operands: &[Arg]) -> Launch {
     simple("delta", shape, dtype, shape.heads, operands)
+}
+
+/// The launch that rounds the sums of [`Kind::All`] to the queries' gradients.
+pub(super) fn round(shape: &Attention, sums: View, dqkv: View) -> Launch {
+    let width = shape.heads * shape.head_dim;
+    let scale = 1.0 / (shape.head_dim as f32).sqrt();
+    let args = [sums.into(), dqkv.into(), width.into(), shape.row().into(), scale.into()];
+    Launch::new("attention_flash_round", [shape.tokens(), width.div_ceil(2048), 1], 256, args)
 }
 
 /// A kernel for any type and any head of up to 256 elements: a warp a row.

@@ -14,6 +14,8 @@ pub(super) const SQUARES_PARTS: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct Gpu<L> {
     launcher: L,
+    /// Whether sums are always taken in the same order.
+    deterministic: bool,
 }
 
 /// Elements of a thread in a row of `width`.
@@ -25,7 +27,13 @@ fn vector(dtype: Dtype, width: usize) -> usize {
 impl<L: Launcher> Gpu<L> {
     /// A device of what `launcher` runs.
     pub fn new(launcher: L) -> Self {
-        Gpu { launcher }
+        Gpu { launcher, deterministic: true }
+    }
+
+    /// The same device. Unless it is `deterministic`, it may take the sums of attention's backward in any order, which is
+    /// faster: results differ from run to run in their last bits.
+    pub fn deterministic(self, deterministic: bool) -> Self {
+        Gpu { deterministic, ..self }
     }
 
     /// Who runs its kernels.
@@ -128,8 +136,14 @@ impl<L: Launcher> Device for Gpu<L> {
         scratch: View,
     ) {
         let (dtype, shared) = (qkv.dtype(), self.launcher.shared());
-        let deltas = scratch.sub(0..lse.len());
+        let (sums, deltas) = (scratch.sub(0..out.len()), scratch.sub(out.len()..out.len() + lse.len()));
         self.run(&attention::deltas(shape, dtype, &[out, dout, deltas].map(Arg::View)));
+        if !self.deterministic && attention::on_tensor_cores(Kind::All, shape, dtype, shared) {
+            self.clear(sums);
+            let operands = [qkv, dout, lse, deltas, sums, dqkv].map(Arg::View);
+            self.run(&attention::launch(Kind::All, shape, dtype, shared, &operands));
+            return self.run(&attention::round(shape, sums, dqkv));
+        }
         let operands = [qkv, dout, lse, deltas, dqkv].map(Arg::View);
         for kind in [Kind::Keys, Kind::Queries] {
             self.run(&attention::launch(kind, shape, dtype, shared, &operands));

@@ -31,8 +31,16 @@ struct Fatbin {
 
 /// Every kernel by its name in `kernels/*.cu`.
 pub fn names() -> Vec<String> {
-    const PLAIN: [&str; 7] =
-        ["adamw", "clear", "cross_entropy", "cross_entropy_sum", "rmsnorm_weight_sum", "squares_parts", "squares_sum"];
+    const PLAIN: [&str; 8] = [
+        "adamw",
+        "attention_flash_round",
+        "clear",
+        "cross_entropy",
+        "cross_entropy_sum",
+        "rmsnorm_weight_sum",
+        "squares_parts",
+        "squares_sum",
+    ];
     const TYPED: [&str; 15] = [
         "adamw_home",
         "attention_delta",
