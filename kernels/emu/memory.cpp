@@ -17,8 +17,6 @@
 
 namespace emu {
 
-unsigned char shared_memory[MOST_SHARED] __attribute__((aligned(4096)));
-
 // Who accessed two bytes of memory last. An epoch of 0: nobody.
 struct Shadow {
     uint32_t write_epoch, write_warp_epoch;
@@ -204,17 +202,6 @@ void await_copy(const void *p, size_t bytes, bool awaits) {
     size_t first = size_t(static_cast<const unsigned char *>(p) - shared_memory);
     for (size_t i = first / GRAIN; i < (first + bytes + GRAIN - 1) / GRAIN; i++)
         shared_shadow[i].awaits_copy = awaits;
-}
-
-void require_aligned(const void *p, size_t bytes) {
-    if (reinterpret_cast<uintptr_t>(p) % bytes != 0)
-        fail("thread %u touches %zu bytes at an address that is no multiple of %zu", running, bytes, bytes);
-}
-
-void require_shared(const void *p, size_t bytes) {
-    auto at = reinterpret_cast<uintptr_t>(p), shared = reinterpret_cast<uintptr_t>(shared_memory);
-    if (at < shared || at + bytes > shared + MOST_SHARED)
-        fail("thread %u names an address that is not in shared memory", running);
 }
 
 } // namespace emu

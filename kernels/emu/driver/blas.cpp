@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "bf16.h"
 #include "driver.h"
 
 using namespace driver;
@@ -135,23 +136,14 @@ size_t extent(const Layout &l) {
 }
 
 float number(const void *p, int type, size_t i) {
-    if (type == F32)
-        return static_cast<const float *>(p)[i];
-    uint32_t bits = uint32_t(static_cast<const uint16_t *>(p)[i]) << 16;
-    float x;
-    std::memcpy(&x, &bits, 4);
-    return x;
+    return type == F32 ? static_cast<const float *>(p)[i] : bf16::widen(static_cast<const uint16_t *>(p)[i]);
 }
 
 void put(void *p, int type, size_t i, float x) {
-    if (type == F32) {
+    if (type == F32)
         static_cast<float *>(p)[i] = x;
-        return;
-    }
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    bits = x != x ? 0x7fff0000 : bits + 0x7fff + ((bits >> 16) & 1);
-    static_cast<uint16_t *>(p)[i] = uint16_t(bits >> 16);
+    else
+        static_cast<uint16_t *>(p)[i] = bf16::narrow(x);
 }
 
 // What tensor cores see of an f32 in the mode for speed: 10 bits of fraction.
@@ -237,10 +229,6 @@ void run(const Job &job, Context *context) {
 }
 
 } // namespace
-
-#define COUNT                                                                                                          \
-    static driver::Counter calls(__func__);                                                                            \
-    calls.add()
 
 EXPORTED int cublasLtCreate(void **handle) {
     COUNT;

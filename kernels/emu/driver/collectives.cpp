@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "bf16.h"
 #include "nccl.h"
 
 using namespace room;
@@ -70,19 +71,6 @@ static bool broadcast(Comm &comm, const Call &call, int root, const unsigned cha
     return true;
 }
 
-static float widen(uint16_t bits) {
-    uint32_t wide = uint32_t(bits) << 16;
-    float x;
-    std::memcpy(&x, &wide, 4);
-    return x;
-}
-
-static uint16_t narrow(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    return x != x ? 0x7fff : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
 template <class T> static T combine(T a, T b, int operation) {
     switch (operation) {
     case 1: return T(a * b);
@@ -112,7 +100,7 @@ static void add(void *into, const void *with, size_t count, int type, int operat
     auto *a = static_cast<uint16_t *>(into);
     auto *b = static_cast<const uint16_t *>(with);
     for (size_t i = 0; i < count; i++)
-        a[i] = narrow(combine(widen(a[i]), widen(b[i]), operation));
+        a[i] = bf16::narrow(combine(bf16::widen(a[i]), bf16::widen(b[i]), operation));
 }
 
 // `from` of all ranks becomes one at the root, which may overwrite its own.
@@ -176,16 +164,8 @@ static bool collective(Comm &comm, const Call &call) {
 
 // EMU_NCCL_STALL=N or N:RANK: the N-th group of the process (of that rank's) never ends.
 static bool stalls() {
-    static const uint64_t chosen = [] {
-        const char *text = std::getenv("EMU_NCCL_STALL");
-        if (!text)
-            return uint64_t(0);
-        std::string value = text, rank;
-        size_t colon = value.find(':');
-        if (colon != std::string::npos && value.substr(colon + 1) != driver::settings().rank)
-            return uint64_t(0);
-        return uint64_t(std::strtoull(text, nullptr, 10));
-    }();
+    static const char *text = std::getenv("EMU_NCCL_STALL");
+    static const uint64_t chosen = text ? driver::number_of_rank(text) : 0;
     static std::atomic<uint64_t> count;
     return ++count == chosen;
 }

@@ -26,6 +26,12 @@ static Result know(const char *who, int device) {
     return SUCCESS;
 }
 
+// As ENTER, where a number must be that of a device.
+#define ENTER_DEVICE                                                                                                   \
+    ENTER;                                                                                                             \
+    if (Result bad = know(__func__, device))                                                                           \
+    return bad
+
 // Numbers of an H100 or an A100, by CUdevice_attribute; -1 for what we do not know.
 static int attribute(int which, int device) {
     bool hopper = settings().capability >= 90;
@@ -56,7 +62,7 @@ static int attribute(int which, int device) {
     case 76: return settings().capability % 10;
     case 81: return hopper ? 228 << 10 : 164 << 10; // shared memory of a multiprocessor
     case 97: return hopper ? 227 << 10 : 163 << 10; // of a block that asks for it
-    case 106: return hopper ? 32 : 32; // blocks of a multiprocessor
+    case 106: return 32; // blocks of a multiprocessor
     default: return -1;
     }
 }
@@ -94,34 +100,26 @@ EXPORTED int cuDeviceGetCount(int *count) {
     return SUCCESS;
 }
 
-EXPORTED int cuDeviceGet(int *device, int ordinal) {
-    ENTER;
-    if (Result bad = know(__func__, ordinal))
-        return bad;
-    *device = ordinal;
+EXPORTED int cuDeviceGet(int *found, int device) {
+    ENTER_DEVICE;
+    *found = device;
     return SUCCESS;
 }
 
 EXPORTED int cuDeviceGetName(char *name, int bytes, int device) {
-    ENTER;
-    if (Result bad = know(__func__, device))
-        return bad;
+    ENTER_DEVICE;
     std::snprintf(name, size_t(bytes), "%s", settings().name.c_str());
     return SUCCESS;
 }
 
 EXPORTED int cuDeviceTotalMem_v2(size_t *bytes, int device) {
-    ENTER;
-    if (Result bad = know(__func__, device))
-        return bad;
+    ENTER_DEVICE;
     *bytes = settings().memory;
     return SUCCESS;
 }
 
 EXPORTED int cuDeviceGetAttribute(int *value, int which, int device) {
-    ENTER;
-    if (Result bad = know(__func__, device))
-        return bad;
+    ENTER_DEVICE;
     int known = attribute(which, device);
     if (known < 0)
         return complain(__func__, INVALID_VALUE, "attribute %d is unknown here", which);
@@ -131,9 +129,7 @@ EXPORTED int cuDeviceGetAttribute(int *value, int which, int device) {
 
 // Equal for all processes of a machine, so that they see when they share a device.
 EXPORTED int cuDeviceGetUuid_v2(unsigned char *uuid, int device) {
-    ENTER;
-    if (Result bad = know(__func__, device))
-        return bad;
+    ENTER_DEVICE;
     std::memset(uuid, 0, 16);
     std::memcpy(uuid, "emulated", 8);
     uuid[15] = (unsigned char)(device + 1);
@@ -142,17 +138,13 @@ EXPORTED int cuDeviceGetUuid_v2(unsigned char *uuid, int device) {
 EXPORTED int cuDeviceGetUuid(unsigned char *uuid, int device) { return cuDeviceGetUuid_v2(uuid, device); }
 
 EXPORTED int cuDeviceGetPCIBusId(char *id, int bytes, int device) {
-    ENTER;
-    if (Result bad = know(__func__, device))
-        return bad;
+    ENTER_DEVICE;
     std::snprintf(id, size_t(bytes), "0000:%02x:00.0", 1 + device);
     return SUCCESS;
 }
 
 EXPORTED int cuDevicePrimaryCtxRetain(Context **context, int device) {
-    ENTER;
-    if (Result bad = know(__func__, device))
-        return bad;
+    ENTER_DEVICE;
     std::lock_guard<std::mutex> lock(state);
     *context = &contexts[device];
     (*context)->uses++;
@@ -160,9 +152,7 @@ EXPORTED int cuDevicePrimaryCtxRetain(Context **context, int device) {
 }
 
 EXPORTED int cuDevicePrimaryCtxRelease_v2(int device) {
-    ENTER;
-    if (Result bad = know(__func__, device))
-        return bad;
+    ENTER_DEVICE;
     Context *context = &contexts[device];
     {
         std::lock_guard<std::mutex> lock(state);

@@ -49,10 +49,13 @@ struct Settings {
     bool holds;        // EMU_ORDER=0: streams run as fast as they can
     uint64_t seed;     // EMU_SEED: of the order of streams, blocks and threads, 1
     std::string report; // EMU_REPORT: a file for counters, ".RANK" is appended
+    std::string hang;  // EMU_HANG: a call that never returns, FUNCTION:N or FUNCTION:N:RANK
     std::string rank;  // of the process, as its launcher says; else its number
 };
 SHARED_INSIDE const Settings &settings();
 SHARED_INSIDE long number_from(const char *variable, long otherwise);
+// The N of "N", or of "N:RANK" if that is our rank; else 0.
+SHARED_INSIDE uint64_t number_of_rank(const std::string &text);
 
 // Numbers drawn from a state; the next one changes it.
 SHARED_INSIDE uint64_t random_below(uint64_t &state, uint64_t bound);
@@ -62,9 +65,14 @@ SHARED_INSIDE uint64_t random_below(uint64_t &state, uint64_t bound);
 // A line of the report; made once for each name, never destroyed.
 struct SHARED_INSIDE Counter {
     explicit Counter(const char *name);
-    void add(uint64_t n = 1) { value += n; }
+    void add(uint64_t n = 1) {
+        if ((value += n) == hangs_at)
+            never_return();
+    }
+    [[noreturn]] static void never_return();
     const char *name;
     std::atomic<uint64_t> value{0};
+    uint64_t hangs_at; // EMU_HANG; if not this function's, more than it will ever count
     Counter *next;
 };
 
@@ -75,10 +83,14 @@ SHARED_INSIDE extern thread_local bool in_callback;
 SHARED_INSIDE Result complain(const char *who, Result result, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-// First in each function of the driver: counts the call.
-#define ENTER                                                                                                          \
+// First in each function of a library: counts the call.
+#define COUNT                                                                                                          \
     static driver::Counter calls(__func__);                                                                            \
-    calls.add();                                                                                                       \
+    calls.add()
+
+// As COUNT, in the driver's own functions, which streams may not call.
+#define ENTER                                                                                                          \
+    COUNT;                                                                                                             \
     if (driver::in_callback)                                                                                           \
     return driver::complain(__func__, driver::NOT_PERMITTED, "called from a host function in a stream")
 

@@ -302,9 +302,12 @@ static void finish(std::shared_ptr<Comm> comm) {
 
 using namespace nccl;
 
-#define COUNT                                                                                                          \
-    static driver::Counter calls(__func__);                                                                            \
-    calls.add()
+// As COUNT, where a handle must be that of a communicator; it is `comm`.
+#define ENTER_COMM                                                                                                     \
+    COUNT;                                                                                                             \
+    auto comm = comm_of(__func__, handle);                                                                             \
+    if (!comm)                                                                                                         \
+    return INVALID_ARGUMENT
 
 EXPORTED int ncclGetVersion(int *version) {
     COUNT;
@@ -336,19 +339,13 @@ EXPORTED int ncclCommInitRankConfig(void **comm, int ranks, UniqueId id, int ran
 }
 
 EXPORTED int ncclCommGetAsyncError(void *handle, int *state) {
-    COUNT;
-    auto comm = comm_of(__func__, handle);
-    if (!comm)
-        return INVALID_ARGUMENT;
+    ENTER_COMM;
     *state = comm->state;
     return SUCCESS;
 }
 
 EXPORTED int ncclCommFinalize(void *handle) {
-    COUNT;
-    auto comm = comm_of(__func__, handle);
-    if (!comm)
-        return INVALID_ARGUMENT;
+    ENTER_COMM;
     if (comm->state != SUCCESS || comm->finalised)
         return fail(*comm, INVALID_USAGE, __func__, "a communicator that is busy, failed or finalised");
     comm->finalised = true;
@@ -362,10 +359,7 @@ EXPORTED int ncclCommFinalize(void *handle) {
 }
 
 EXPORTED int ncclCommDestroy(void *handle) {
-    COUNT;
-    auto comm = comm_of(__func__, handle);
-    if (!comm)
-        return INVALID_ARGUMENT;
+    ENTER_COMM;
     if (!comm->finalised)
         finish(comm);
     else
@@ -376,10 +370,7 @@ EXPORTED int ncclCommDestroy(void *handle) {
 }
 
 EXPORTED int ncclCommAbort(void *handle) {
-    COUNT;
-    auto comm = comm_of(__func__, handle);
-    if (!comm)
-        return INVALID_ARGUMENT;
+    ENTER_COMM;
     comm->aborted = true;
     if (comm->rank == 0)
         room::close_door(comm->name);
@@ -389,23 +380,17 @@ EXPORTED int ncclCommAbort(void *handle) {
 }
 
 EXPORTED int ncclCommCount(void *handle, int *count) {
-    auto comm = comm_of(__func__, handle);
-    if (!comm)
-        return INVALID_ARGUMENT;
+    ENTER_COMM;
     *count = comm->ranks;
     return SUCCESS;
 }
 EXPORTED int ncclCommUserRank(void *handle, int *rank) {
-    auto comm = comm_of(__func__, handle);
-    if (!comm)
-        return INVALID_ARGUMENT;
+    ENTER_COMM;
     *rank = comm->rank;
     return SUCCESS;
 }
 EXPORTED int ncclCommCuDevice(void *handle, int *device) {
-    auto comm = comm_of(__func__, handle);
-    if (!comm)
-        return INVALID_ARGUMENT;
+    ENTER_COMM;
     *device = comm->device;
     return SUCCESS;
 }

@@ -31,6 +31,13 @@ long number_from(const char *variable, long otherwise) {
     return value;
 }
 
+uint64_t number_of_rank(const std::string &text) {
+    size_t colon = text.find(':');
+    if (colon != std::string::npos && text.substr(colon + 1) != settings().rank)
+        return 0;
+    return std::strtoull(text.c_str(), nullptr, 10);
+}
+
 static std::string rank_of_process() {
     for (const char *variable : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"})
         if (const char *rank = std::getenv(variable))
@@ -48,6 +55,7 @@ const Settings &settings() {
         s->holds = number_from("EMU_ORDER", 1) != 0;
         s->seed = uint64_t(number_from("EMU_SEED", 1));
         s->report = text_from("EMU_REPORT", "");
+        s->hang = text_from("EMU_HANG", "");
         s->rank = rank_of_process();
         return s;
     }();
@@ -78,7 +86,19 @@ static void write_report() {
     std::fclose(file);
 }
 
-Counter::Counter(const char *name) : name(name) {
+// Which call of this function never returns.
+static uint64_t hang_of(const std::string &name) {
+    const std::string &hang = settings().hang;
+    uint64_t number = hang.rfind(name + ":", 0) == 0 ? number_of_rank(hang.substr(name.size() + 1)) : 0;
+    return number > 0 ? number : ~uint64_t(0);
+}
+
+void Counter::never_return() {
+    for (;;)
+        pause();
+}
+
+Counter::Counter(const char *name) : name(name), hangs_at(hang_of(name)) {
     std::lock_guard<std::mutex> lock(counters_lock);
     if (!counters && !settings().report.empty())
         std::atexit(write_report);

@@ -10,7 +10,6 @@
 
 namespace emu {
 
-unsigned char shared_memory[MOST_SHARED] __attribute__((aligned(4096)));
 static std::vector<EmuBuffer> buffers;
 
 void forget_shared() { poison(shared_memory, shared_used); }
@@ -33,16 +32,5 @@ void touch(const void *p, size_t bytes, bool write) {
 void touch_atomic(const void *p, size_t bytes) { touch(p, bytes, true); }
 
 void await_copy(const void *, size_t, bool) {}
-
-void require_aligned(const void *p, size_t bytes) {
-    if (reinterpret_cast<uintptr_t>(p) % bytes != 0)
-        fail("thread %u touches %zu bytes at an address that is no multiple of %zu", running, bytes, bytes);
-}
-
-void require_shared(const void *p, size_t bytes) {
-    auto at = reinterpret_cast<uintptr_t>(p), shared = reinterpret_cast<uintptr_t>(shared_memory);
-    if (at < shared || at + bytes > shared + MOST_SHARED)
-        fail("thread %u names an address that is not in shared memory", running);
-}
 
 } // namespace emu
