@@ -118,6 +118,87 @@ fn a_step_allocates_nothing_and_waits_at_its_end() {
     }
 }
 
+/// A plan that fits into `cluster.memory` by itself, but not beside what a GPU keeps, is refused before it runs, by `train` and by
+/// `plan`; what they count beside it is no less than what the GPU then holds.
+#[test]
+fn memory_beside_the_plan_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let deck = deck(folder.path(), "bf16", 64);
+    let run = |sets: &[String]| {
+        let mut command = tawpipe();
+        command.args(["train", "--dry-run"]).arg(&deck);
+        sets.iter().for_each(|set| _ = command.arg("--set").arg(set));
+        command.output().unwrap()
+    };
+    let planned = |device: &str, memory: usize| -> Value {
+        let sets = [format!("run.device={device}"), format!("cluster.memory={memory}")];
+        let sets = sets.iter().flat_map(|set| ["--set", set]);
+        let output = tawpipe().args(["plan", "--json"]).arg(&deck).args(sets).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)))
+    };
+    let peak = planned("cpu", 1 << 40)["memory_peak"].as_u64().unwrap() as usize;
+    let beside = (1 << 40) - planned("cuda", 1 << 40)["memory_limit"].as_u64().unwrap() as usize;
+    let limit =
+        |device: &str, memory: usize| run(&[format!("run.device={device}"), format!("cluster.memory={memory}")]);
+    assert_eq!(limit("cpu", peak).status.code(), Some(0));
+    assert_eq!(limit("cuda", peak + beside).status.code(), Some(0));
+    for memory in [peak, peak + beside - 1] {
+        let refused = limit("cuda", memory);
+        assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+        let line = said(&refused);
+        assert!(line.contains("and the GPU 64.0 MiB beside it, but cluster.memory allows"), "{line}");
+        assert_eq!(planned("cuda", memory)["fits"], false);
+    }
+    assert_eq!(planned("cuda", peak + beside)["fits"], true);
+    // What the GPU holds, as the program itself lists it.
+    let held = said(&limit("cuda", peak + beside));
+    let held = held.lines().find(|line| line.contains("GPU memory of rank 0")).unwrap_or_else(|| panic!("{held}"));
+    let all: f64 = held.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(all * f64::from(1 << 20) <= (peak + beside) as f64 + 0.05 * f64::from(1 << 20), "{held}");
+}
+
+/// What a trained model writes on a GPU is what it writes on the CPU.
+#[test]
+fn a_gpu_generates_as_the_cpu_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let deck = deck(folder.path(), "f32", 24);
+    train(&deck, "run", &["run.device=cuda", "run.steps=2"], None);
+    let report = folder.path().join("report");
+    let write = |change: &dyn Fn(&mut Command)| {
+        let mut command = tawpipe();
+        command.arg("generate").arg(folder.path().join("run")).env("EMU_REPORT", &report);
+        change(command.args(["--prompt", "16 25 36", "--tokens", "4", "--temperature", "0"]));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let gpu = write(&|_| ());
+    assert!(gpu.starts_with("16 25 36") && gpu.trim_end().len() > "16 25 36".len(), "{gpu}");
+    let counted =
+        || std::fs::read_dir(folder.path()).unwrap().flatten().filter(|f| f.path().file_stem() == report.file_name());
+    assert_eq!(counted().count(), 1, "the driver was used");
+    assert_eq!(gpu, write(&|command| _ = command.env_remove("LD_LIBRARY_PATH")));
+    assert_eq!(counted().count(), 1, "no driver was there");
+}
+
+/// What `bench --calibrate` measures on a GPU is a description of it, with rates of both types at the widths asked for.
+#[test]
+fn a_gpu_can_be_calibrated() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("here.toml");
+    let mut command = tawpipe();
+    command.args(["bench", "--device", "cuda", "--widths", "64", "--seq", "32", "--calibrate"]).arg(&file);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let description = tawpipe::cluster::Description::read(&file).unwrap();
+    let device = description.device();
+    assert_eq!(device.memory, 8192.0 * f64::from(1 << 20), "the emulated GPU's");
+    let measured: Vec<_> = device.rates.iter().map(|rates| (rates.dtype, rates.dim)).collect();
+    let wanted = [tawpipe::model::Dtype::F32, tawpipe::model::Dtype::Bf16].map(|dtype| (Some(dtype), 64.0));
+    assert_eq!(measured, wanted);
+    assert!(device.rates.iter().all(|rates| rates.forward > 0.0 && rates.attention_backward > 0.0), "{device:?}");
+}
+
 /// What was asked for and cannot be had is told in one line with exit code 2; `auto` computes on the CPU instead.
 #[test]
 fn a_missing_gpu_is_one_line() {

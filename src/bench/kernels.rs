@@ -20,29 +20,23 @@ pub enum Clock {
     Wall,
 }
 
-impl Clock {
-    /// Widths of the models that are measured: such as a device of this clock trains.
-    pub fn widths(self) -> [usize; 3] {
-        match self {
-            Clock::Processor => [64, 128, 256],
-            Clock::Wall => [1024, 2048, 4096],
-        }
-    }
+/// How large the models are that are measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Their widths, multiples of 64: heads have 64.
+    pub widths: Vec<usize>,
+    /// Sequences of a micro-batch.
+    pub micro: usize,
+    /// Tokens of a sequence.
+    pub seq: usize,
+}
 
-    /// Sequences of the micro-batch that is measured: on a processor as many as no longer fit into its nearest caches, as
-    /// in training.
-    fn micro(self) -> usize {
-        match self {
-            Clock::Processor => 8,
-            Clock::Wall => 1,
-        }
-    }
-
-    /// Sequence that is measured, tokens.
-    fn seq(self) -> usize {
-        match self {
-            Clock::Processor => 256,
-            Clock::Wall => 2048,
+impl Sizes {
+    /// Such as a device of this clock trains. On a processor a micro-batch no longer fits into its nearest caches, as in training.
+    pub fn of(clock: Clock) -> Self {
+        match clock {
+            Clock::Processor => Sizes { widths: vec![64, 128, 256], micro: 8, seq: 256 },
+            Clock::Wall => Sizes { widths: vec![1024, 2048, 4096], micro: 1, seq: 2048 },
         }
     }
 }
@@ -78,8 +72,8 @@ fn slot(name: &str, elems: usize, dtype: Dtype) -> Slot {
 ///
 /// # Errors
 /// If the device fails.
-pub fn rates(device: impl Device, clock: Clock, dim: usize, dtype: Dtype) -> Result<Rates, DeviceError> {
-    let (micro, seq) = (clock.micro(), clock.seq());
+pub fn rates(device: impl Device, clock: Clock, sizes: &Sizes, dim: usize, dtype: Dtype) -> Result<Rates, DeviceError> {
+    let (micro, seq) = (sizes.micro, sizes.seq);
     let tokens = micro * seq;
     let heads = dim / 64;
     let shape = ModelShape {
@@ -167,7 +161,7 @@ pub fn rates(device: impl Device, clock: Clock, dim: usize, dtype: Dtype) -> Res
 /// # Errors
 /// If the device fails.
 pub fn memory_rate(device: impl Device, clock: Clock) -> Result<f64, DeviceError> {
-    let elems = if clock == Clock::Wall { 256 << 20 } else { 8 << 20 };
+    let elems = if clock == Clock::Wall { 64 << 20 } else { 8 << 20 };
     let memory = device.memory(&[slot("from", elems, Dtype::F32), slot("to", elems, Dtype::F32)])?;
     let seconds = median(&device, clock, || device.accumulate(memory.slot(0), memory.slot(1)));
     Ok(12.0 * elems as f64 / seconds)

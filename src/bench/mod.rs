@@ -10,7 +10,7 @@ use crate::device::{Chosen, DeviceError, memory_bytes, on_device};
 use crate::fabric::{Control, NAP};
 use crate::model::Dtype;
 
-use self::kernels::Clock;
+use self::kernels::{Clock, Sizes};
 
 /// Bytes of a machine that does not say.
 const UNKNOWN_MEMORY: f64 = 4e9;
@@ -28,17 +28,30 @@ pub enum CalibrationError {
     },
 }
 
-/// Collective. Measures this rank's kernels on a device (a processor: one thread of it) while all ranks measure theirs, so that ranks that share cores and memory
-/// slow each other down as they do in training, and the way between ranks; rank 0 gets the description of a node of
-/// `control.size()` ranks.
+/// Collective. Measures this rank's kernels on a device (a processor: one thread of it) while all ranks measure theirs, so that
+/// ranks that share cores and memory slow each other down as they do in training, and the way between ranks; rank 0 gets
+/// the description of a node of `control.size()` ranks.
 ///
-/// `groups` are the groups of the node's ranks. Times are processor times: what a rank loses by waiting for a core is the
-/// simulator's business.
-pub fn calibrate(control: &dyn Control, groups: &[usize], device: &Chosen) -> Result<Option<Description>, DeviceError> {
+/// `groups` are the groups of the node's ranks; `widths` and `seq` those of the models that are measured and the tokens of their
+/// sequences, where the caller does not want what such a device trains. On a processor times are its own: what a rank
+/// loses by waiting for a core is the simulator's business.
+pub fn calibrate(
+    control: &dyn Control,
+    groups: &[usize],
+    device: &Chosen,
+    widths: &[usize],
+    seq: Option<usize>,
+) -> Result<Option<Description>, DeviceError> {
     control.barrier();
     let clock = if device.gpu().is_some() { Clock::Wall } else { Clock::Processor };
-    let each = [Dtype::F32, Dtype::Bf16].into_iter().flat_map(|dtype| clock.widths().map(|dim| (dim, dtype)));
-    let each = each.map(|(dim, dtype)| on_device!(device, device => kernels::rates(device, clock, dim, dtype)));
+    let mut sizes = Sizes::of(clock);
+    sizes.seq = seq.unwrap_or(sizes.seq);
+    if !widths.is_empty() {
+        sizes.widths = widths.to_vec();
+    }
+    let each =
+        [Dtype::F32, Dtype::Bf16].into_iter().flat_map(|dtype| sizes.widths.iter().map(move |dim| (*dim, dtype)));
+    let each = each.map(|(dim, dtype)| on_device!(device, device => kernels::rates(device, clock, &sizes, dim, dtype)));
     let rates: Vec<_> = each.collect::<Result<_, _>>()?;
     let memory_rate = on_device!(device, device => kernels::memory_rate(device, clock))?;
     let op = on_device!(device, device => kernels::op(device))?;
@@ -76,7 +89,7 @@ mod tests {
     #[test]
     fn a_calibration_is_a_description() {
         let found = local::run(2, local::LocalOptions::default(), |_, world| {
-            calibrate(world, &[1, 1], &Chosen::Cpu { threads: 1 }).unwrap()
+            calibrate(world, &[1, 1], &Chosen::Cpu { threads: 1 }, &[], None).unwrap()
         });
         assert!(found[1].is_none(), "only rank 0 gets it");
         let description = found[0].as_ref().expect("rank 0 gets it");
@@ -85,6 +98,6 @@ mod tests {
         std::fs::write(&file, description.to_toml()).unwrap();
         assert_eq!(Description::read(&file).unwrap(), *description);
         assert_eq!(description.groups().sizes(), [1, 1]);
-        assert_eq!(description.device().rates.len(), 2 * Clock::Processor.widths().len());
+        assert_eq!(description.device().rates.len(), 2 * Sizes::of(Clock::Processor).widths.len());
     }
 }

@@ -183,6 +183,12 @@ pub(super) struct BenchArgs {
     /// Sizes of the groups of ranks, such as 2,2; left out, as the ranks are found
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub groups: Vec<u32>,
+    /// Widths of the models that are measured, multiples of 64; left out, some that the device trains well
+    #[arg(long, value_name = "DIMS", value_delimiter = ',', value_parser = width_of_model)]
+    pub widths: Vec<usize>,
+    /// Tokens of a sequence; left out, 256 on a processor and 2048 on a GPU
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub seq: Option<u32>,
     /// What is measured: auto, cpu or cuda, as run.device in a deck
     #[arg(long, default_value = "auto", value_parser = device_kind)]
     pub device: DeviceKind,
@@ -250,6 +256,10 @@ fn width(word: &str) -> Result<Width, String> {
         "f16" => Ok(Width::F16),
         _ => Err("accepted: f32, bf16, f16".into()),
     }
+}
+
+fn width_of_model(word: &str) -> Result<usize, String> {
+    word.parse().ok().filter(|dim: &usize| *dim > 0 && dim.is_multiple_of(64)).ok_or("accepted: multiples of 64".into())
 }
 
 fn device_kind(word: &str) -> Result<DeviceKind, String> {

@@ -34,7 +34,7 @@ fn on(args: &BenchArgs, control: &dyn Control, found: &Groups) -> anyhow::Result
         return Err(Unusable(format!("--groups {sizes:?} must add up to the {} ranks", control.size())).into());
     }
     let device = choose(args.device, &GpuSection::default(), 1, control, found)?;
-    if let Some(description) = calibrate(control, &sizes, &device)? {
+    if let Some(description) = calibrate(control, &sizes, &device, &args.widths, args.seq.map(|seq| seq as usize))? {
         let write = std::fs::write(&args.calibrate, description.to_toml());
         write.map_err(|reason| CalibrationError::Write { file: args.calibrate.clone(), reason })?;
         log::info!("wrote {}", args.calibrate.display());

@@ -147,7 +147,8 @@ section! {
     "cluster": ClusterSection {
         /// Ranks of a group, instead of asking MPI which ranks share a node; lets one machine play several nodes.
         ranks_per_group: Option<RanksPerGroup> = None,
-        /// What a rank may use; a plan that needs more is refused. Left out: no limit.
+        /// What a rank may use; a plan that needs more is refused. On a GPU also for what it keeps beside the plan, some 64 MiB, but
+        /// not for the driver's and NCCL's own memory. Left out: no limit.
         memory: Option<Memory> = None,
         /// What pipeline systems spread blocks by and order their work by: `flops` counts floating point operations,
         /// `measure` times them on rank 0 when a run begins (a resumed run takes what was measured then), a table gives

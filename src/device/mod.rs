@@ -1,5 +1,6 @@
 //! Where arithmetic happens: memory, views of it, and the operations that the model is made of.
 
+mod beside;
 mod choice;
 pub mod cpu;
 #[cfg(feature = "cuda")]
@@ -11,6 +12,7 @@ mod memory;
 mod ops;
 mod view;
 
+pub use beside::beside;
 pub use choice::Chosen;
 pub(crate) use choice::on_device;
 pub use cpu::{Bf16Products, Cpu};

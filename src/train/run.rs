@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use crate::checkpoint::{self, Header};
 use crate::cluster::Groups;
 use crate::deck::Deck;
+use crate::device::beside;
 use crate::exit::Exit;
 use crate::fabric::{Control, warn_about_cores};
 use crate::metrics::{Metrics, Progress, Record, Row, RunInfo, Validation};
@@ -111,10 +112,15 @@ impl<'a> Run<'a> {
         let device = device.deterministic(deck.run.deterministic);
         let messages = messages::choose(&deck, &device, control, wire)?;
         costs::settle(&mut deck, &shape, &device, control, options.resume.then_some(&folder))?;
+        let gpu = device.gpu().is_some();
         let planned = (|| {
-            let schedule = schedule(&deck.job(shape, groups.clone())?)?;
+            let mut job = deck.job(shape, groups.clone())?;
+            let beside = if gpu { beside(&job.shape, job.batch.seq).iter().map(|(_, bytes)| bytes).sum() } else { 0 };
+            let limit = job.memory;
+            job.memory = limit.map(|limit| limit.saturating_sub(beside));
+            let schedule = schedule(&job)?;
             if rank == 0 {
-                prove(&schedule)?;
+                prove(&schedule, limit, beside)?;
             }
             Ok(schedule)
         })();
@@ -287,8 +293,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Proves all ranks' plans, and that they fit where the deck sets a limit.
-fn prove(schedule: &Schedule) -> anyhow::Result<()> {
+/// Proves all ranks' plans, and that they fit where the deck sets a limit. A GPU holds some bytes beside the plan's slots.
+fn prove(schedule: &Schedule, limit: Option<usize>, beside: usize) -> anyhow::Result<()> {
     let summary = match check(schedule, &schedule.ranks()) {
         Ok(summary) => summary,
         Err(defects) => {
@@ -296,13 +302,14 @@ fn prove(schedule: &Schedule) -> anyhow::Result<()> {
             bail!("the plan has {} defects: a bug, please report it", defects.len())
         }
     };
-    if let Some(limit) = schedule.job.memory
-        && summary.peak() > limit
+    if let Some(limit) = limit
+        && summary.peak() + beside > limit
     {
-        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        let mib = |bytes: usize| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+        let and = if beside > 0 { format!(" and the GPU {} beside it", mib(beside)) } else { String::new() };
         bail!(
-            "the plan needs {:.1} MiB on a rank, but cluster.memory allows {:.1} MiB; try run.recompute = \"block\", a \
-             smaller batch.micro, or another system (tawpipe plan --recommend)",
+            "the plan needs {} on a rank{and}, but cluster.memory allows {}; try run.recompute = \"block\", a smaller \
+             batch.micro, or another system (tawpipe plan --recommend)",
             mib(summary.peak()),
             mib(limit)
         );

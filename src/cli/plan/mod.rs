@@ -13,7 +13,8 @@ use anyhow::{Context, bail};
 
 use crate::checkpoint;
 use crate::cluster::{Description, Groups};
-use crate::deck::{CostSource, Deck, RanksPerGroup};
+use crate::deck::{CostSource, Deck, DeviceKind, RanksPerGroup};
+use crate::device::beside;
 use crate::exit::Exit;
 use crate::plan::Job;
 use crate::report::TimeUnit;
@@ -26,6 +27,8 @@ use super::launch::Unusable;
 struct Question {
     job: Job,
     machine: Option<Description>,
+    /// Bytes that the deck's device keeps beside the plan.
+    beside: usize,
 }
 
 impl Question {
@@ -34,9 +37,11 @@ impl Question {
         if self.machine.is_some() { TimeUnit::Seconds } else { TimeUnit::Forwards }
     }
 
-    /// Bytes a rank may use: what the deck says, else what the machine has.
+    /// Bytes a rank's plan may use: what the deck says, else what the machine has, without what is beside the plan.
     fn limit(&self) -> Option<usize> {
-        self.job.memory.or_else(|| self.machine.as_ref().map(|machine| machine.device().memory as usize))
+        let has =
+            || self.machine.as_ref().map(|machine| (machine.device().memory as usize).saturating_sub(self.beside));
+        self.job.memory.or_else(has)
     }
 }
 
@@ -70,7 +75,12 @@ fn ask(args: &PlanArgs) -> anyhow::Result<Question> {
     {
         job.costs = costs(machine, &job);
     }
-    Ok(Question { job, machine })
+    let beside = match deck.run.device {
+        DeviceKind::Cuda => beside(&job.shape, job.batch.seq).iter().map(|(_, bytes)| bytes).sum(),
+        DeviceKind::Auto | DeviceKind::Cpu => 0,
+    };
+    job.memory = job.memory.map(|memory| memory.saturating_sub(beside));
+    Ok(Question { job, machine, beside })
 }
 
 /// The ranks: `--groups`, else the machine's (or the first `--ranks` of them), else the deck's.

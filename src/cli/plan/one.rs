@@ -37,9 +37,12 @@ pub fn run(question: &Question, args: &PlanArgs) -> anyhow::Result<Exit> {
         schedule.shards.shards.len(),
     );
     let limit = question.limit();
+    let mib = |bytes: usize| number(bytes as f64 / f64::from(1 << 20));
     if let Some(limit) = limit.filter(|limit| summary.peak() > *limit) {
-        let mib = |bytes: usize| number(bytes as f64 / f64::from(1 << 20));
         println!("It does not fit: a rank needs {} MiB and may use {}.", mib(summary.peak()), mib(limit));
+    }
+    if question.beside > 0 {
+        println!("What is allowed is without {} MiB that a GPU keeps beside the plan.", mib(question.beside));
     }
     match &question.machine {
         Some(machine) => println!("Times are predicted for cluster \"{}\".\n", machine.name),

@@ -3,12 +3,10 @@
 
 use super::attention::{self, Kind};
 use super::launch::{Arg, Launch, Launcher, name};
+use crate::device::beside::SQUARES_PARTS;
 use crate::device::{AdamWStep, Attention, Device, DeviceError, Matrix, Memory, View};
 use crate::model::{Dtype, NORM_PARTS};
 use crate::plan::Slot;
-
-/// Blocks of the first stage of a sum of squares at most: elements of [`Launcher::squares`].
-pub(super) const SQUARES_PARTS: usize = 1024;
 
 /// A device whose arithmetic is our kernels, run by `L`.
 #[derive(Clone, Debug)]

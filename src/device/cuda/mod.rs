@@ -28,9 +28,9 @@ pub use modules::names;
 pub use nvtx::Nvtx;
 pub use stream::{Event, Priority, Stream};
 
-use self::kernels::SQUARES_PARTS;
 use self::modules::Kernels;
 use self::products::Products;
+use super::beside::SQUARES_PARTS;
 use super::{DeviceError, Matrix, Memory, Place, View};
 use crate::model::Dtype;
 use crate::plan::Slot;

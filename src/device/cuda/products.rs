@@ -17,11 +17,9 @@ use cudarc::cublaslt::sys::{
 use super::driver::{Allocation, Context};
 use super::stream::Stream;
 use super::{CudaOptions, library};
+use crate::device::beside::WORKSPACE;
 use crate::device::{DeviceError, Matrix};
 use crate::model::Dtype;
-
-/// Bytes of scratch memory, of which cuBLASLt makes partial sums: what its makers recommend for Hopper, and for others.
-const WORKSPACE: [usize; 2] = [64 << 20, 32 << 20];
 
 /// `CUBLAS_OP_N` and `CUBLAS_OP_T`: the library's attributes hold them as 32 bits.
 const AS_IT_IS: u32 = 0;
