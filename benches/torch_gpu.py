@@ -6,7 +6,8 @@
 
 One JSON object a line on standard output. `kernels` uses the names and sizes of `benches/kernels`. `train` is torch.compile,
 flash SDPA, autocast to bf16 over f32 weights and fused AdamW, which is tawpipe's own arithmetic; `--pure` keeps weights and
-optimizer state in bf16, which is faster and learns worse. `--device cpu --tiny` tries this program without a GPU.
+optimizer state in bf16, which is faster and learns worse. `--device cpu --tiny` tries this program without a GPU; `--eager`
+as well, where there is no C++ compiler.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import sys
 import time
 
 import torch
+import torch._dynamo
+import torch._functorch.config
 import torch.nn.functional as F
 from torch_model import Llama, decayed
 
@@ -50,6 +53,17 @@ def say(**record):
     print(json.dumps(record), flush=True)
 
 
+def flash(device):
+    """Flash attention and nothing slower instead: on a GPU no fallback goes unnoticed. Good for one `with`."""
+    backends = torch.nn.attention.SDPBackend
+    return torch.nn.attention.sdpa_kernel([backends.FLASH_ATTENTION] + ([] if device == "cuda" else [backends.MATH]))
+
+
+def compile(function, eager):
+    """Compiled for each size anew, as for a model of that size: one kernel for all of them would be slower."""
+    return function if eager else torch.compile(function, dynamic=False)
+
+
 def kernels(a):
     device, clock, repeat = a.device, Clock(a.device), 3 if a.tiny else 20
     bf16 = dict(device=device, dtype=torch.bfloat16)
@@ -58,7 +72,10 @@ def kernels(a):
     shapes = [(1, 40, 2, 1, 64), (1, 40, 1, 1, 128)] if a.tiny else [
         (16, 1024, 16, 16, 64), (4, 4096, 16, 16, 64), (1, 16384, 16, 16, 64), (16, 1024, 16, 16, 128),
         (4, 4096, 16, 16, 128), (4, 4096, 32, 8, 128), (1, 16384, 16, 16, 128), (1, 32768, 16, 16, 128)]
-    compiled = (lambda f: f) if a.eager else torch.compile
+    # A backward that is timed again and again keeps its operands.
+    if hasattr(torch._functorch.config, "donated_buffer"):
+        torch._functorch.config.donated_buffer = False
+    compiled = lambda function: compile(function, a.eager)
 
     def case(kernel, sizes, call, flops=0.0, bytes=0.0):
         try:
@@ -76,6 +93,7 @@ def kernels(a):
     n = torch.randn(side, side, **bf16)
     case("matmul", f"{side} x {side} x {side}", lambda: m @ n.T, flops=2.0 * side**3)
     for dim, ffn in widths:
+        torch._dynamo.reset()
         x, old, w = torch.randn(tokens, dim, **bf16), torch.randn(tokens, dim, **bf16), torch.randn(dim, **bf16)
         norm = compiled(lambda x, old, w: (lambda s: (s, F.rms_norm(s, (dim,), w, 1e-5)))(x + old))
         case("add_rmsnorm", f"{tokens} x {dim}", lambda: norm(x, old, w), bytes=8.0 * tokens * dim)
@@ -91,8 +109,7 @@ def kernels(a):
         flops = 2.0 * micro * heads * head_dim * seq * seq
         q = torch.randn(micro, heads, seq, head_dim, **bf16).requires_grad_()
         k, v = (torch.randn(micro, kv, seq, head_dim, **bf16).requires_grad_() for _ in range(2))
-        flash = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION)
-        with flash if device == "cuda" else contextlib.nullcontext():
+        with flash(device):
             attend = lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=heads != kv)
             with torch.no_grad():
                 case("attention", sizes, attend, flops=flops)
@@ -121,15 +138,13 @@ def train(a):
     if a.pure:
         model = model.to(torch.bfloat16)
     opt = torch.optim.AdamW(decayed(model.parameters()), lr=3e-4, betas=(0.9, 0.95), eps=1e-8, fused=True)
-    run = model if a.eager else torch.compile(model)
+    run = compile(model, a.eager)
     data = torch.randint(0, c["vocab"], (a.micro, a.seq + 1), device=device)
-    # No fallback to a slower attention goes unnoticed.
-    flash = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION)
     amp = contextlib.nullcontext() if a.pure else torch.autocast(device, torch.bfloat16)
 
     def step():
         for _ in range(a.accum):
-            with amp, flash if device == "cuda" else contextlib.nullcontext():
+            with amp, flash(device):
                 loss = run(data[:, :-1], data[:, 1:])
             (loss / a.accum).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -87,8 +87,12 @@ git describe --always --dirty > "$dir/REVISION"
 # ---- packing ----
 
 tar -C "$out" -c gpu-bundle | gzip -9 > "$out/gpu-bundle.tar.gz"
+rm -f "$out"/extra-*
 for file in ${EXTRA:-}; do
-    split -b 60m -d "$(readlink -f "$file")" "$out/extra-$(basename "$file").part-"
+    name=$(basename "$file")
+    split -b 60m -d "$(readlink -f "$file")" "$out/extra-$name.part-"
+    sha256sum < "$(readlink -f "$file")" > "$out/extra-$name.sha256"
+    ls -l "$out/extra-$name".* | awk '{ printf "    %3d MiB %s\n", $5 / 1048576, $NF }'
 done
 size=$(stat -c %s "$out/gpu-bundle.tar.gz")
 du -sh "$dir"/* | sed 's/^/    /'

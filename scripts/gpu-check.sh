@@ -9,12 +9,19 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
 if [ -d "$here/bin" ]; then
-    # Larger libraries that came in parts, beside the bundle or in it.
-    for first in "$here"/extra-*.part-00 "$here"/../extra-*.part-00; do
-        [ -e "$first" ] || continue
-        library=$(basename "$first" | sed 's/^extra-//; s/\.part-00$//')
+    # Larger libraries that came in parts, beside the bundle or in it: put together, and what they were before.
+    for sum in "$here"/extra-*.sha256 "$here"/../extra-*.sha256; do
+        [ -e "$sum" ] || continue
+        parts=${sum%.sha256}
+        library=$here/extra/$(basename "$parts" | sed 's/^extra-//')
+        [ ! -e "$library" ] || continue
         mkdir -p "$here/extra"
-        [ -e "$here/extra/$library" ] || cat "${first%00}"* > "$here/extra/$library"
+        cat "$parts".part-* > "$library.part"
+        [ "$(sha256sum < "$library.part")" = "$(cat "$sum")" ] || {
+            echo "$parts.part-*: a part is missing or damaged, as $sum tells" >&2
+            exit 1
+        }
+        mv "$library.part" "$library"
     done
     exec "$python" "$here/benches/gpu/check.py" --bundle "$here" --python "$python" "$@"
 fi
