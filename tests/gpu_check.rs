@@ -99,7 +99,7 @@ fn parts_become_a_library_again() {
     std::fs::write(bundle.join("benches/gpu/check.py"), "print('checks')").unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/gpu-check.sh");
     std::fs::copy(script, bundle.join("gpu-check.sh")).unwrap();
-    let whole: Vec<u8> = (0..100_000u32).flat_map(|i| (i * i).to_le_bytes()).collect();
+    let whole: Vec<u8> = (0..100_000u32).flat_map(|i| i.wrapping_mul(i).to_le_bytes()).collect();
     let part = |number: usize| folder.path().join(format!("extra-libnccl.so.2.part-{number:02}"));
     for (number, bytes) in whole.chunks(150_000).enumerate() {
         std::fs::write(part(number), bytes).unwrap();

@@ -150,7 +150,7 @@ class Steps:
         r = self.host.run(command, timeout=120)
         if r["code"] != 0:
             sys.exit(f"{r['command']}: {last_words(r)}")
-        plans = json.loads(r["out"])
+        plans = sorted(json.loads(r["out"]), key=lambda plan: plan["system"]["name"])
         return {plan["system"]["name"]: plan.get("refused") for plan in plans if plan["system"]["name"] != "single"}
 
     @functools.cached_property

@@ -161,7 +161,7 @@ pub fn rates(device: impl Device, clock: Clock, sizes: &Sizes, dim: usize, dtype
 /// # Errors
 /// If the device fails.
 pub fn memory_rate(device: impl Device, clock: Clock) -> Result<f64, DeviceError> {
-    let elems = if clock == Clock::Wall { 64 << 20 } else { 8 << 20 };
+    let elems = if clock == Clock::Wall { 32 << 20 } else { 8 << 20 };
     let memory = device.memory(&[slot("from", elems, Dtype::F32), slot("to", elems, Dtype::F32)])?;
     let seconds = median(&device, clock, || device.accumulate(memory.slot(0), memory.slot(1)));
     Ok(12.0 * elems as f64 / seconds)
