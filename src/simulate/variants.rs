@@ -19,6 +19,9 @@ const OPTIONS: &[&str] = &[
     "name = 'tawpipe'\ngrad_sync = 'iteration'",
     "name = 'tawpipe'\nweight_cache = 'group'\ngrad_sync = 'iteration'",
     "name = 'tawpipe'\nweight_cache = 'group'\ngrad_sync = 'iteration'\nstripe = true",
+    "name = 'tawpipe'\nhop = 'collective'",
+    "name = 'tawpipe'\nhop = 'collective'\nweight_cache = 'group'\ngrad_sync = 'iteration'",
+    "name = 'tawpipe'\nhop = 'collective'\nweight_cache = 'group'\ngrad_sync = 'iteration'\nstripe = true",
 ];
 
 /// A system with options, written as in the deck's `[system]`; `None` if there is no such system or option.

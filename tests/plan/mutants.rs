@@ -236,6 +236,8 @@ fn jobs() -> Vec<Job> {
         ("name = 'fsdp'\nsync = 'iteration'\nprefetch = 2", small(3, &[1, 2], 5)),
         ("name = 'fsdp'\nreshard_after_forward = false", small(2, &[3], 2)),
         ("name = 'hsdp'\nsync = 'round'", small(2, &[2, 2], 5)),
+        ("name = 'tawpipe'\nhop = 'collective'", small(3, &[1, 1, 1], 4)),
+        ("name = 'tawpipe'\nhop = 'collective'\nweight_cache = 'group'\ngrad_sync = 'iteration'", small(2, &[2, 2], 5)),
     ];
     jobs.extend(more.map(|(text, job)| Job { system: system(text), ..job }));
     for (index, job) in jobs.iter_mut().enumerate() {

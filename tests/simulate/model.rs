@@ -117,6 +117,23 @@ fn links_are_shared() {
     assert!(run(&machine, &job).step_s < ten);
 }
 
+/// Between many nodes and over slow links a direct hop is as slow as all its copies over the owner's card, while a broadcast
+/// loads every card at once: then the step is what one card sends, not what all do.
+#[test]
+fn collective_hops_use_all_cards() {
+    let mut machine = machine("paper-3x8-10gbe.toml");
+    (machine.nodes[0].count, machine.nodes[0].ranks, machine.links.inter.rate) = (8, 2, 1e7);
+    let with = |hop: &str| {
+        let system = named(&format!("name = 'tawpipe'\nhop = '{hop}'")).unwrap();
+        run(&machine, &Job { system, ..job(&machine, 6, 2) })
+    };
+    let (direct, ours) = (with("direct"), with("collective"));
+    assert_eq!(direct.total_traffic().inter, ours.total_traffic().inter);
+    let card = ours.total_traffic().inter as f64 / 8.0 / 1e7;
+    assert!(ours.step_s > card && ours.step_s < 2.0 * card, "{} of {card}", ours.step_s);
+    assert!(direct.step_s > 3.0 * ours.step_s, "{} {}", direct.step_s, ours.step_s);
+}
+
 /// Options that no build knows are not silently dropped; every system is tried, each variant once.
 #[test]
 fn variants() {

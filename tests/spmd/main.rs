@@ -16,6 +16,7 @@ const CASES: &[Case] = &[
     Case { name: "control calls agree on all ranks", run: collectives::control },
     Case { name: "training is that of one rank, and bytes are the plan's", run: training::like_single },
     Case { name: "other families train like one rank too", run: training::families },
+    Case { name: "collective hops train like one rank", run: training::collective_hops },
     Case { name: "pauses change no bit", run: training::delays },
 ];
 

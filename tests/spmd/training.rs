@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tawpipe::cluster::Groups;
 use tawpipe::engine::{Delays, EngineError, Options, Phase, Poll};
-use tawpipe::plan::systems::{Embed, Stagger, TawpipeOptions, schedule};
+use tawpipe::plan::systems::{Embed, GradSync, Hops, Stagger, TawpipeOptions, WeightCache, schedule};
 use tawpipe::plan::{Job, Lane, tables};
 
 use super::Context;
@@ -46,6 +46,34 @@ pub fn families(context: &Context) {
         Job { system, ..job(groups, 5, 2 * groups.ranks() - 1, true, TawpipeOptions::default()) }
     });
     compare(context, jobs.filter(|job| schedule(job).is_ok()).map(|job| (job, 2e-6)));
+}
+
+/// The same of hops by broadcast and reduction, between groups of two (on two and three ranks: of one), of which some
+/// have no micro-batch in the last round.
+pub fn collective_hops(context: &Context) {
+    let ranks = context.ranks();
+    let size = if ranks > 3 { 2 } else { 1 };
+    let groups = Groups::new(&vec![size; ranks / size]);
+    let together = |change: fn(&mut TawpipeOptions)| {
+        let mut options = TawpipeOptions { hop: Hops::Collective, ..Default::default() };
+        change(&mut options);
+        options
+    };
+    let keeps = |options: &mut TawpipeOptions| {
+        (options.weight_cache, options.grad_sync) = (WeightCache::Group, GradSync::Iteration);
+    };
+    let variants = [
+        (together(|_| ()), 2 * ranks, false),
+        (together(keeps), ranks + 1, true),
+        (together(|options| (options.stripe, options.embed) = (true, Embed::Replicated)), 2 * ranks - 1, false),
+        (TawpipeOptions { stripe: true, overlap: false, ..together(keeps) }, ranks + 1, true),
+    ];
+    let jobs = variants.into_iter().map(|(options, micros, tied)| job(&groups, 4, micros, tied, options));
+    let jobs = jobs.flat_map(|job| [(job.clone(), 2e-6), (bf16(job), 2e-2)]);
+    compare(
+        &Context { rank: context.rank, groups: groups.clone(), control: context.control, wire: context.wire },
+        jobs,
+    );
 }
 
 fn compare(context: &Context, jobs: impl Iterator<Item = (Job, f64)>) {

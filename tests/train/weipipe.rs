@@ -24,8 +24,10 @@ fn same_losses(options: &[&str]) {
         let single = train(&deck(&text(layers, tied, recompute), &[1], &[]), |_| {});
         assert!(single.losses[5] < single.losses[0], "does not learn: {:?}", single.losses);
         for options in options {
-            // Stripes need groups of one size.
-            if options.contains("stripe=true") && groups.windows(2).any(|pair| pair[0] != pair[1]) {
+            // Stripes and collective hops need groups of one size.
+            if ["stripe=true", "hop=collective"].iter().any(|option| options.contains(option))
+                && groups.windows(2).any(|pair| pair[0] != pair[1])
+            {
                 continue;
             }
             let sets: Vec<String> = options.split(' ').map(|option| format!("system.{option}")).collect();
@@ -54,6 +56,8 @@ fn tawpipe_trains_with_every_option() {
         "name=tawpipe grad_sync=iteration",
         "name=tawpipe stripe=true",
         "name=tawpipe auto=true",
+        "name=tawpipe hop=collective",
+        "name=tawpipe hop=collective weight_cache=group grad_sync=iteration stripe=true",
         "name=tawpipe overlap=false topology=flat stripe=true",
         "name=tawpipe weight_cache=group grad_sync=iteration stripe=true stagger=slots",
         "name=tawpipe overlap=false weight_cache=group grad_sync=iteration embed=replicated",

@@ -23,7 +23,7 @@ mod weipipe;
 
 pub use pipeline::{InterleavedOptions, PipelineOptions, Timetable};
 pub use sharded::{DdpOptions, FsdpOptions, GradSync, HsdpOptions};
-pub use tawpipe::options::{Embed, Stagger, TawpipeOptions, Topology, WeightCache};
+pub use tawpipe::options::{Embed, Hops, Stagger, TawpipeOptions, Topology, WeightCache};
 
 /// What the deck's `[system]` section chooses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use crate::plan::{Action, Algorithm, Call, Payload, Region, Segment};
 use super::super::GradSync;
 use super::Way;
 use super::course::Course;
+use super::options::Hops;
 use super::rank::{Exchange, Writer};
 
 /// (A part of) a shard's gradient that is somewhere.
@@ -36,14 +37,67 @@ impl Writer<'_> {
             if let Some(part) = self.holders.part(self.rank, shard) {
                 let part = part.start.max(found.range.start)..part.end.min(found.range.end);
                 let found = Found { shard, region: found.part(&part), range: part };
-                let home = self.holders.home(shard) == Some(self.group);
-                if home || self.options.grad_sync == GradSync::Iteration {
+                if self.adds_here(shard) {
                     self.contribute(list, Way::Reduce, &found);
+                }
+                if self.options.hop == Hops::Collective && course.goes_over(self.group, tick) {
+                    self.reduce_home(list, &found);
                 }
                 sum = Some(found);
             }
             self.sent += 1;
         }
+        if self.options.hop == Hops::Direct {
+            self.exchange_gradients(list, course, tick, sum.as_ref());
+        }
+    }
+
+    /// Whether this rank adds its group's gradient of a round to the sum that it keeps; else all groups' come home together.
+    fn adds_here(&self, shard: ShardId) -> bool {
+        match (self.options.grad_sync, self.options.hop) {
+            (GradSync::Iteration, _) => true,
+            (GradSync::Round, Hops::Direct) => self.holders.home(shard) == Some(self.group),
+            (GradSync::Round, Hops::Collective) => self.groups.count() == 1,
+        }
+    }
+
+    /// Sums a gradient (with `grad_sync = "iteration"` the iteration's) onto its owner, over those who hold the same part
+    /// in their groups: a chain of chunks.
+    fn reduce_home(&mut self, list: &mut List, found: &Found) {
+        let (shard, way) = (found.shard, Way::GradientHop);
+        let owner = self.holders.owner(self.rank, shard).expect("who has a sum holds a part");
+        let (owns, once) = (owner == self.rank, self.options.grad_sync == GradSync::Iteration);
+        // In f32 the owner's sum of the iteration is where the reduction ends.
+        let in_place = once && self.job.grad_dtype == Dtype::F32;
+        let whole = self.holders.part(self.rank, shard).expect("a holder");
+        let (region, range) = if !once {
+            (found.region, found.range.clone())
+        } else if owns && !in_place {
+            // The owner's own sum stays in f32; zeros take its place.
+            let region = self.sum_wire.take(self.slots, whole.len());
+            list.push(way.lane(), Action::Clear { dst: region });
+            (region, whole)
+        } else {
+            (self.whole_sum(list, shard), whole)
+        };
+        let (what, algorithm) = (Collective::Reduce(owner), Algorithm::Chain);
+        let room = scratch(what, algorithm, region.len, self.groups.count());
+        let call = Call {
+            comm: way.comm(),
+            what,
+            algorithm,
+            region,
+            scratch: room.map(|len| self.hop_scratch.take(self.slots, len)),
+            payload: Payload::Gradient(shard, range.clone()),
+        };
+        list.push(way.lane(), Action::Collective(call));
+        if owns && !in_place {
+            self.contribute(list, way, &Found { shard, range, region });
+        }
+    }
+
+    /// Messages from those who hold a gradient's parts to the owners, who add them up.
+    fn exchange_gradients(&mut self, list: &mut List, course: &Course, tick: usize, sum: Option<&Found>) {
         for wave in course.gradient_hops(tick) {
             let mut exchange = Exchange::default();
             let mut arrived = None;
@@ -56,7 +110,7 @@ impl Writer<'_> {
                     exchange.add(self.rank, hop, || region);
                 } else if hop.from == self.rank {
                     let region = match self.options.grad_sync {
-                        GradSync::Round => sum.as_ref().expect("a holder has its group's sum").region,
+                        GradSync::Round => sum.expect("a holder has its group's sum").region,
                         GradSync::Iteration => self.whole_sum(list, shard),
                     };
                     exchange.add(self.rank, hop, || region);
@@ -72,7 +126,11 @@ impl Writer<'_> {
     /// Sums the present gradient over the group onto those who hold the shard, and returns where it is (on them).
     fn reduce(&mut self, list: &mut List, shard: ShardId, range: Range<usize>, computed: bool) -> Found {
         let (size, len) = (self.groups.size(self.group), range.len());
-        let hops = self.holders.home(shard) != Some(self.group) && self.options.grad_sync == GradSync::Round;
+        let goes = match self.options.hop {
+            Hops::Direct => self.holders.home(shard) != Some(self.group),
+            Hops::Collective => self.groups.count() > 1,
+        };
+        let hops = goes && self.options.grad_sync == GradSync::Round;
         let leaves = size > 1 || hops;
         let mut region = self.outgoing(len);
         if leaves && self.job.grad_dtype != Dtype::F32 {

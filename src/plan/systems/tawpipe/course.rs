@@ -11,7 +11,7 @@ use super::super::walk::Pass;
 use super::super::{GradSync, Schedule};
 use super::holders::Holders;
 use super::options;
-use super::options::{Stagger, TawpipeOptions, WeightCache};
+use super::options::{Hops, Stagger, TawpipeOptions, WeightCache};
 use super::visits::{Visit, visits};
 
 /// A message between groups.
@@ -49,6 +49,14 @@ impl<'a> Course<'a> {
         Course { job, options, holders, groups, visits }
     }
 
+    /// Rounds that a group takes part in: those in which it has a micro-batch. What groups do together they do in all.
+    fn rounds(&self, group: usize) -> usize {
+        match self.options.hop {
+            Hops::Direct => rounds(self.job, self.groups, group),
+            Hops::Collective => rounds(self.job, self.groups, 0),
+        }
+    }
+
     /// Ticks until the last group has made its last visit.
     pub fn ticks(&self) -> usize {
         self.first(self.groups.count() - 1) + self.visits.len()
@@ -63,7 +71,7 @@ impl<'a> Course<'a> {
     }
 
     fn makes(&self, group: usize, index: usize) -> bool {
-        self.visits.get(index).is_some_and(|visit| visit.round < rounds(self.job, self.groups, group))
+        self.visits.get(index).is_some_and(|visit| visit.round < self.rounds(group))
     }
 
     /// The visit that a group makes at a tick.
@@ -82,14 +90,20 @@ impl<'a> Course<'a> {
         self.makes(group, index).then_some(Fetch { shard: visit.shard, slot: ring.slot, first: ring.first })
     }
 
+    /// Whether what is fetched comes from another group, unless this is its home.
+    pub fn comes_over(&self, fetch: &Fetch) -> bool {
+        self.groups.count() > 1 && (self.options.weight_cache == WeightCache::None || fetch.first)
+    }
+
     /// Weights that hop at a tick: to each group what it fetches and has not kept, part by part, from those who own it
     /// to those who hold it there.
     pub fn weight_hops(&self, tick: usize) -> Vec<Hop> {
         let mut hops = Vec::new();
         for group in 0..self.groups.count() {
-            let Some(Fetch { shard, first, .. }) = self.fetch(group, tick) else { continue };
+            let Some(fetch) = self.fetch(group, tick).filter(|fetch| self.comes_over(fetch)) else { continue };
+            let shard = fetch.shard;
             let home = self.holders.home(shard).expect("what is fetched has a home");
-            if home == group || (self.options.weight_cache == WeightCache::Group && !first) {
+            if home == group {
                 continue;
             }
             for ((from, part), (to, _)) in self.holders.of(home, shard).zip(self.holders.of(group, shard)) {
@@ -113,7 +127,7 @@ impl<'a> Course<'a> {
             let Some((shard, range)) = self.gradient(group, tick) else { continue };
             let home = self.holders.home(shard).expect("a gradient that travels has a home");
             let once = self.options.grad_sync == GradSync::Iteration;
-            if home == group || (once && !self.is_last(group, tick)) {
+            if home == group || !self.goes_over(group, tick) {
                 continue;
             }
             for ((from, part), (to, _)) in self.holders.of(group, shard).zip(self.holders.of(home, shard)) {
@@ -129,9 +143,14 @@ impl<'a> Course<'a> {
         waves
     }
 
+    /// Whether the gradient that a group computes at a tick, or the sum of the iteration's, goes home now.
+    pub fn goes_over(&self, group: usize, tick: usize) -> bool {
+        self.groups.count() > 1 && (self.options.grad_sync == GradSync::Round || self.is_last(group, tick))
+    }
+
     /// Whether a group's visit of a tick gives the iteration's last gradient of its shard there.
     fn is_last(&self, group: usize, tick: usize) -> bool {
-        let last = rounds(self.job, self.groups, group) - 1;
+        let last = self.rounds(group) - 1;
         self.visit(group, tick).is_some_and(|visit| visit.round == last && visit.closes)
     }
 

@@ -7,12 +7,25 @@ use crate::plan::{Action, Algorithm, Call, Payload, Region, Segment};
 
 use super::Way;
 use super::course::{Course, Fetch};
-use super::options::{Topology, WeightCache};
+use super::options::{Hops, Topology, WeightCache};
 use super::rank::{Exchange, Writer};
 
 impl Writer<'_> {
     /// Brings in, for every group, the weights that come in at this tick.
     pub fn fetch(&mut self, list: &mut List, course: &Course, tick: usize) {
+        match self.options.hop {
+            Hops::Direct => self.exchange_weights(list, course, tick),
+            Hops::Collective => self.broadcast_hop(list, course, tick),
+        }
+        if let Some(fetch) = course.fetch(self.group, tick)
+            && self.groups.size(self.group) > 1
+        {
+            self.spread(list, fetch);
+        }
+    }
+
+    /// Messages from owners to those who hold their shards in other groups.
+    fn exchange_weights(&mut self, list: &mut List, course: &Course, tick: usize) {
         let mut exchange = Exchange::default();
         for hop in course.weight_hops(tick) {
             let Payload::Weights(shard, _) = hop.payload else { unreachable!("weights hop") };
@@ -21,11 +34,25 @@ impl Writer<'_> {
             exchange.add(self.rank, hop, || self.held(shard, slot));
         }
         exchange.push(list, Way::WeightHop);
-        if let Some(fetch) = course.fetch(self.group, tick)
-            && self.groups.size(self.group) > 1
-        {
-            self.spread(list, fetch);
-        }
+    }
+
+    /// One broadcast from the owner over those who hold the same part in their groups: a chain of chunks, so that every
+    /// network card carries it once in and once out.
+    fn broadcast_hop(&mut self, list: &mut List, course: &Course, tick: usize) {
+        let fetch = course.fetch(self.group, tick).filter(|fetch| course.comes_over(fetch));
+        let Some(Fetch { shard, slot, .. }) = fetch else { return };
+        let Some((part, owner)) = self.holders.part(self.rank, shard).zip(self.holders.owner(self.rank, shard)) else {
+            return;
+        };
+        let call = Call {
+            comm: Way::WeightHop.comm(),
+            what: Collective::Broadcast(owner),
+            algorithm: Algorithm::Chain,
+            region: self.held(shard, slot),
+            scratch: None,
+            payload: Payload::Weights(shard, part),
+        };
+        list.push(Way::WeightHop.lane(), Action::Collective(call));
     }
 
     /// Gives a shard to all ranks of the group.

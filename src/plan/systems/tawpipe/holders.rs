@@ -10,7 +10,7 @@ use crate::plan::collective::piece;
 
 use super::super::{GradSync, Layout, Schedule};
 use super::options;
-use super::options::{Topology, WeightCache};
+use super::options::{Hops, Topology, WeightCache};
 
 /// See the module.
 pub struct Holders {
@@ -29,8 +29,10 @@ impl Holders {
         let (options, groups) = (options(&schedule.job), groups(&schedule.job));
         let lens: Vec<usize> = schedule.shards.shards.iter().map(|shard| shard.len).collect();
         let keeps = options.weight_cache == WeightCache::Group || options.grad_sync == GradSync::Iteration;
+        // Collectives join ranks of equal index; what these keep is balanced by the choice of owners.
+        let spreads = keeps && options.hop == Hops::Direct;
         let gates = |group| match &schedule.layout {
-            Layout::Owners(owners) => gates(owners, &lens, &groups, group, keeps),
+            Layout::Owners(owners) => gates(owners, &lens, &groups, group, spreads),
             _ => Vec::new(),
         };
         let homes = match &schedule.layout {
@@ -65,6 +67,13 @@ impl Holders {
         self.of(self.groups.group_of(rank), shard).find(|(holder, _)| *holder == rank).map(|(_, part)| part)
     }
 
+    /// The owner of the part of a shard that a rank holds in its group.
+    pub fn owner(&self, rank: Rank, shard: ShardId) -> Option<Rank> {
+        let (home, group) = (self.home(shard)?, self.groups.group_of(rank));
+        let mut pairs = self.of(group, shard).zip(self.of(home, shard));
+        pairs.find(|((holder, _), _)| *holder == rank).map(|(_, (owner, _))| owner)
+    }
+
     /// The rank of a group that holds a whole shard.
     pub fn gate(&self, group: usize, shard: ShardId) -> Rank {
         self.gates[group][shard]
@@ -80,9 +89,9 @@ pub fn groups(job: &Job) -> Groups {
 }
 
 /// For each shard the rank of a group that holds it: the owner itself, or the one with the owner's local index (modulo
-/// the group's size). Where a rank keeps what it holds through an iteration it is the one that keeps the fewest elements
-/// so far.
-fn gates(owners: &[Option<Rank>], lens: &[usize], groups: &Groups, group: usize, keeps: bool) -> Vec<Rank> {
+/// the group's size). If that `spreads`, because ranks keep what they hold through an iteration, it is the one that keeps
+/// the fewest elements so far.
+fn gates(owners: &[Option<Rank>], lens: &[usize], groups: &Groups, group: usize, spreads: bool) -> Vec<Rank> {
     let members = groups.members(group);
     let mut held = vec![0; members.len()];
     let gate = |(owner, len): (&Option<Rank>, &usize)| {
@@ -91,7 +100,7 @@ fn gates(owners: &[Option<Rank>], lens: &[usize], groups: &Groups, group: usize,
         let (home, local) = groups.locate(owner);
         let local = match home == group {
             true => local,
-            false if !keeps => local % members.len(),
+            false if !spreads => local % members.len(),
             false => (0..members.len()).min_by_key(|&local| held[local]).expect("a group has a rank"),
         };
         held[local] += if home == group { 0 } else { *len };

@@ -19,6 +19,8 @@ pub struct TawpipeOptions {
     pub overlap: bool,
     /// Along which ways weights and gradients travel.
     pub topology: Topology,
+    /// How a shard comes from one group to all others, and its gradient home.
+    pub hop: Hops,
     /// Whether a group keeps other groups' shards through an iteration.
     pub weight_cache: WeightCache,
     /// When gradients cross between groups. If once an iteration, the rank through which a gradient goes out sums it up in
@@ -28,7 +30,7 @@ pub struct TawpipeOptions {
     /// all-gathered inside a group instead of broadcast, its gradient reduce-scattered. Needs groups of one size.
     pub stripe: bool,
     /// Chooses `weight_cache` and `grad_sync` itself: what moves the fewest bytes between groups within
-    /// `cluster.memory`.
+    /// `cluster.memory`. Between more than two groups it also takes `hop = "collective"` where that can be.
     pub auto: bool,
 }
 
@@ -40,6 +42,7 @@ impl Default for TawpipeOptions {
             stagger: Stagger::None,
             overlap: true,
             topology: Topology::Groups,
+            hop: Hops::Direct,
             weight_cache: WeightCache::None,
             grad_sync: GradSync::Round,
             stripe: false,
@@ -79,6 +82,19 @@ pub enum Topology {
     /// place of the group-wise scheduler; this is what we take it to mean. Owners stay as they are, and so there is
     /// nothing for `weight_cache` and `grad_sync` to save.
     Flat,
+}
+
+/// How a shard comes from one group to all others, and its gradient home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hops {
+    /// The owner sends it to each other group, and receives a gradient from each (the paper's way): with many groups its
+    /// network card serves all of them while the others rest.
+    Direct,
+    /// By a broadcast, and a reduction, over the ranks of equal index in their groups: chunk by chunk from group to group,
+    /// so that each network card carries a shard once in and once out. Needs groups of one size that want a shard at the
+    /// same time (`stagger = "none"`); a group without a micro-batch in the last round takes part with zeros.
+    Collective,
 }
 
 /// Whether a group keeps other groups' shards through an iteration.

@@ -15,7 +15,7 @@ use super::Way;
 use super::course::{Course, Hop};
 use super::holders::Holders;
 use super::options;
-use super::options::TawpipeOptions;
+use super::options::{Hops, TawpipeOptions};
 use super::visits::Visit;
 
 /// A rank's plan.
@@ -54,6 +54,7 @@ pub fn plan(schedule: &Schedule, rank: Rank) -> RankPlan {
         wire: two("wire", wire, Segment::Gradient),
         arrival: two("arrival", wire, Segment::Gradient),
         scratch: one("reduce scratch", wire, Segment::Gradient),
+        hop_scratch: one("hop scratch", wire, Segment::Gradient),
         sums: BTreeMap::new(),
         sum_wire: one("sum wire", wire, Segment::Gradient),
         slots: &mut slots,
@@ -97,7 +98,9 @@ pub struct Writer<'a> {
     pub wire: [Elastic; 2],
     /// Gradients that come from other groups for shards of this rank.
     pub arrival: [Elastic; 2],
+    /// Partial sums inside the group, and between groups.
     pub scratch: Elastic,
+    pub hop_scratch: Elastic,
     /// Its group's gradients of (parts of) other groups' shards, summed up by this rank over the iteration.
     pub sums: BTreeMap<ShardId, Region>,
     /// Such a sum in the type it travels in, if that is not f32.
@@ -196,7 +199,8 @@ impl Writer<'_> {
 
     fn sum_stats(&self, list: &mut List) {
         if self.groups.ranks() > 1 {
-            self.local.sum_stats(list, Way::GradientHop.lane(), Way::GradientHop.comm());
+            let way = if self.options.hop == Hops::Direct { Way::GradientHop } else { Way::AllReduce };
+            self.local.sum_stats(list, way.lane(), way.comm());
         }
     }
 }
