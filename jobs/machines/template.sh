@@ -19,5 +19,7 @@ launch() {
     # srun --mpi=pmix --kill-on-bad-exit=1 --wait=20 "$@"
     # mpirun passes no signal that Slurm sends to steps (--signal=USR1 without B:); it passes those it gets itself, and
     # run.wall_time, which the job script sets, ends the run in any case.
-    mpirun --bind-to none "$@"
+    # A cell of an experiment may be smaller than the allocation, which mpirun would fill: it says so by these two.
+    mpirun --bind-to none ${SLURM_NTASKS:+-n "$SLURM_NTASKS"} \
+        ${SLURM_NTASKS_PER_NODE:+--map-by "ppr:$SLURM_NTASKS_PER_NODE:node"} "$@"
 }
