@@ -6,7 +6,7 @@ use tawpipe::plan::check::Summary;
 use tawpipe::plan::systems::{
     Embed, GradSync, Hops, Stagger, SystemOptions, TawpipeOptions, Topology, WeightCache, schedule,
 };
-use tawpipe::plan::{Action, Job, Segment};
+use tawpipe::plan::{Action, Job, Lane, Op, Segment};
 
 use super::clean::{clean, options as sample};
 use super::jobs::tawpipe;
@@ -133,6 +133,49 @@ fn the_owners_sum_stays_in_f32() {
     }
 }
 
+/// Kept weights come in the order of need: a hop begins after all but the last few shards have been given to the group, as
+/// many as there are groups, whether an op waits for that itself or through others.
+#[test]
+fn kept_weights_come_in_their_turn() {
+    for hop_by in [Hops::Direct, Hops::Collective] {
+        let job = with(&tawpipe(12, &[2, 2, 2], 12), |options| {
+            (options.weight_cache, options.hop) = (WeightCache::Group, hop_by);
+        });
+        let mut ordered = 0;
+        for plan in clean(&job).0.ranks() {
+            let mut spreads = Vec::new();
+            for (id, op) in plan.train.iter().enumerate() {
+                match op.lane {
+                    Lane::Comm(0) if spreads.len() >= 3 => {
+                        assert!(
+                            comes_before(&plan.train, spreads[spreads.len() - 3], id),
+                            "op {id} of rank {}",
+                            plan.rank
+                        );
+                        ordered += 1;
+                    }
+                    Lane::Comm(1) => spreads.push(id),
+                    _ => {}
+                }
+            }
+        }
+        assert!(ordered >= 12, "{ordered} hops are ordered");
+    }
+}
+
+/// Whether an op is complete before another starts, by waits and lanes.
+fn comes_before(ops: &[Op], first: usize, then: usize) -> bool {
+    let mut before = vec![false; ops.len()];
+    before[then] = true;
+    for id in (first..=then).rev() {
+        if before[id] {
+            let lane = (0..id).rfind(|&other| ops[other].lane == ops[id].lane);
+            ops[id].waits.iter().copied().chain(lane).for_each(|other| before[other] = true);
+        }
+    }
+    before[first]
+}
+
 /// One group has nothing to hop: no op on the lanes of hops, and the bytes of direct hops.
 #[test]
 fn one_group_does_not_hop() {
@@ -140,7 +183,7 @@ fn one_group_does_not_hop() {
         let job = with(&tawpipe(5, &[3], 6), |options| options.embed = embed);
         let (schedule, ours) = clean(&hop(&job, Hops::Collective));
         assert_eq!(bytes(&ours), bytes(&clean(&job).1));
-        let hops = |op: &tawpipe::plan::Op| matches!(op.action.comm(), Some(0 | 3));
+        let hops = |op: &Op| matches!(op.action.comm(), Some(0 | 3));
         assert!(schedule.ranks().iter().all(|plan| !plan.train.iter().chain(&plan.evaluate).any(hops)));
     }
 }

@@ -116,7 +116,7 @@ impl Writer<'_> {
                     exchange.add(self.rank, hop, || region);
                 }
             }
-            exchange.push(list, Way::GradientHop);
+            exchange.push(list, Way::GradientHop, &[]);
             if let Some(found) = arrived {
                 self.contribute(list, Way::GradientHop, &found);
             }

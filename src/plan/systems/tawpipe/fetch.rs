@@ -3,7 +3,7 @@
 use crate::model::ShardId;
 use crate::plan::build::List;
 use crate::plan::collective::Collective;
-use crate::plan::{Action, Algorithm, Call, Payload, Region, Segment};
+use crate::plan::{Action, Algorithm, Call, OpId, Payload, Region, Segment};
 
 use super::Way;
 use super::course::{Course, Fetch};
@@ -33,7 +33,7 @@ impl Writer<'_> {
             let slot = course.fetch(self.group, tick).map_or(0, |fetch| fetch.slot);
             exchange.add(self.rank, hop, || self.held(shard, slot));
         }
-        exchange.push(list, Way::WeightHop);
+        exchange.push(list, Way::WeightHop, self.turn());
     }
 
     /// One broadcast from the owner over those who hold the same part in their groups: a chain of chunks, so that every
@@ -52,7 +52,7 @@ impl Writer<'_> {
             scratch: None,
             payload: Payload::Weights(shard, part),
         };
-        list.push(Way::WeightHop.lane(), Action::Collective(call));
+        list.push_after(Way::WeightHop.lane(), Action::Collective(call), self.turn());
     }
 
     /// Gives a shard to all ranks of the group.
@@ -77,7 +77,18 @@ impl Writer<'_> {
         }
         let payload = Payload::Weights(shard, 0..region.len);
         let call = Call { comm: Way::Broadcast.comm(), what, algorithm, region, scratch: None, payload };
-        list.push(Way::Broadcast.lane(), Action::Collective(call));
+        self.spreads.push(list.push(Way::Broadcast.lane(), Action::Collective(call)));
+    }
+
+    /// What a hop waits for beside its regions. Into a ring slot weights come when it is free; but what is kept has a
+    /// place from the start, and without an order the first shard would share the network cards with all others. As many
+    /// are under way as there are groups: owners take turns, so that is one from every group.
+    fn turn(&self) -> &[OpId] {
+        let before = match self.options.weight_cache {
+            WeightCache::None => None,
+            WeightCache::Group => self.spreads.len().checked_sub(self.groups.count()),
+        };
+        before.map_or(&[], |at| &self.spreads[at..=at])
     }
 
     /// A whole shard's weights on this rank: where they stay, or in a ring slot.

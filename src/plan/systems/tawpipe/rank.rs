@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::cluster::{Groups, Rank};
 use crate::model::{Dtype, ShardId, Shards};
 use crate::plan::build::{Elastic, List, Slots};
-use crate::plan::{Action, Job, Lane, Message, RankPlan, Region, Segment, Work};
+use crate::plan::{Action, Job, Lane, Message, OpId, RankPlan, Region, Segment, Work};
 
 use super::super::Schedule;
 use super::super::local::{Flights, Local, Owned, list};
@@ -58,6 +58,7 @@ pub fn plan(schedule: &Schedule, rank: Rank) -> RankPlan {
         sums: BTreeMap::new(),
         sum_wire: one("sum wire", wire, Segment::Gradient),
         slots: &mut slots,
+        spreads: Vec::new(),
         sent: 0,
         arrived: 0,
         begun: vec![false; shards.shards.len()],
@@ -105,6 +106,8 @@ pub struct Writer<'a> {
     pub sums: BTreeMap<ShardId, Region>,
     /// Such a sum in the type it travels in, if that is not f32.
     pub sum_wire: Elastic,
+    /// Ops of the list so far that gave weights to all ranks of the group.
+    pub spreads: Vec<OpId>,
     /// Gradients so far that travelled from here, and that came from other groups: they take turns with the slots.
     pub sent: usize,
     pub arrived: usize,
@@ -139,6 +142,7 @@ impl Writer<'_> {
     }
 
     fn evaluate(&mut self, list: &mut List, course: &Course) {
+        self.spreads.clear();
         for tick in 0..course.ticks() {
             if self.options.overlap {
                 self.fetch(list, course, tick);
@@ -222,11 +226,11 @@ impl Exchange {
         }
     }
 
-    /// Becomes an op, if there is anything to do.
-    pub fn push(self, list: &mut List, way: Way) {
+    /// Becomes an op that waits for some `also`, if there is anything to do.
+    pub fn push(self, list: &mut List, way: Way, also: &[OpId]) {
         let Exchange { sends, recvs } = self;
         if !(sends.is_empty() && recvs.is_empty()) {
-            list.push(way.lane(), Action::Exchange { comm: way.comm(), sends, recvs });
+            list.push_after(way.lane(), Action::Exchange { comm: way.comm(), sends, recvs }, also);
         }
     }
 }
