@@ -80,9 +80,13 @@ fn a_gpu_trains_as_the_cpu_does() {
             }
         }
         assert!(column(&gpu, "loss")[4] < column(&gpu, "loss")[0], "it learns");
-        for recompute in ["none", "block"] {
+        // The kernels' tests have the other pairs.
+        for recompute in if dtype == "bf16" { &["none", "block"][..] } else { &["block"] } {
             let other = of("cuda", recompute, &[&format!("run.recompute={recompute}")]);
             assert_eq!(column(&other, "loss"), column(&gpu, "loss"), "{dtype}, {recompute}");
+        }
+        if dtype == "f32" {
+            continue; // there are no atomics in f32
         }
         let any = of("cuda", "any-order", &["run.deterministic=false"]);
         for (any, gpu) in column(&any, "loss").iter().zip(column(&gpu, "loss")) {
