@@ -75,6 +75,18 @@ fn numbers_add_up() {
     }
 }
 
+/// The more is kept between forward and backward, the less is computed: none, selective, block, in memory as in time. What
+/// `none` spares is what passes over memory: a small part.
+#[test]
+fn recomputation_is_priced() {
+    let machine = machine("laptop.toml");
+    let of = |recompute| run(&machine, &Job { recompute, ..job(&machine, 6, 2) });
+    let [none, selective, block] = [Recompute::None, Recompute::Selective, Recompute::Block].map(of);
+    assert!(none.step_s < selective.step_s && selective.step_s < block.step_s);
+    assert!(none.step_s > 0.9 * selective.step_s, "{} of {}", none.step_s, selective.step_s);
+    assert!(none.peak() > selective.peak() && selective.peak() > block.peak());
+}
+
 /// A plan that only computes takes the sum of its parts; on shared cores, two ranks a core take twice as long.
 #[test]
 fn cores_are_shared() {
