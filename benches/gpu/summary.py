@@ -9,7 +9,7 @@ from steps import FAILED, GOOD, NOT_RUN, REFUSED, TOO_LARGE
 # Dense bf16 peaks, TFLOP/s.
 PEAKS = {"h100-nvl": 835, "h100-pcie": 756, "h100": 989, "h200": 989, "a100": 312}
 # FlashAttention-2's and FlashAttention-3's published rates at heads of 128 (forward, backward; longest sequence).
-FLASH = {"attention": (370, 648), "attention_backward": (322, 561)}
+FLASH = {"attention": (370, 648), "attention_backward": (322, 561), "attention_backward/any order": (322, 561)}
 # llmq's share of the peak at S = 1k.
 MFU = {"0.5b": 47, "1.5b": 57, "3b": 57, "7b": 57}
 
