@@ -45,8 +45,9 @@ impl Nccl {
     /// would wait for a missing rank without saying for which.
     ///
     /// # Errors
-    /// After `patience`: [`FabricError::Missing`] names the ranks that have not come (on the set's first rank), and
-    /// [`FabricError::Unconnected`] a communicator that NCCL could not connect although all have. Any other of NCCL's.
+    /// After `patience`: [`FabricError::Missing`] names the ranks that have not come (on the set's first rank) or that hang in
+    /// NCCL while the others wait, and [`FabricError::Unconnected`] a communicator that NCCL could not connect although all
+    /// are there. Any other of NCCL's.
     /// The others wait, so the job must end.
     pub fn start(
         library: Library,
@@ -92,8 +93,31 @@ impl Nccl {
         };
         let raw = self.library.init(members.len(), id, me)?;
         let comm = Communicator { raw, name, members: members.to_vec() };
-        self.settle(&comm)?;
-        Ok(comm)
+        match self.settle(&comm) {
+            Err(FabricError::Unconnected { .. }) => Err(self.why_unconnected(&comm, control)),
+            settled => settled.map(|()| comm),
+        }
+    }
+
+    /// Collective over the members that wait in vain for NCCL: whether some hang, which those then do not say. Ranks that are found
+    /// missing at another communicator meanwhile may be waiting here.
+    fn why_unconnected(&self, comm: &Communicator, control: &dyn Control) -> FabricError {
+        let Communicator { name, members, .. } = comm;
+        let missing = if control.rank() == members[0] {
+            let missing = control.roll_call(members, self.patience);
+            let list: Vec<u64> = missing.iter().map(|&rank| rank as u64).collect();
+            let here = members[1..].iter().filter(|member| !missing.contains(member));
+            here.for_each(|&member| control.send(member, bytemuck::cast_slice(&list)));
+            missing
+        } else {
+            control.roll_call(members, self.patience);
+            let list = control.receive(members[0]);
+            list.chunks_exact(8).map(|rank| bytemuck::pod_read_unaligned::<u64>(rank) as Rank).collect()
+        };
+        match missing.is_empty() {
+            true => FabricError::Unconnected { name, members: words(members), after: self.patience },
+            false => FabricError::Missing { name, missing: words(&missing), after: self.patience },
+        }
     }
 
     /// Looks until a communicator's last call is through.
