@@ -90,11 +90,10 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// NCCL, loaded.
+/// NCCL, loaded for as long as the program runs: a thread of its own may still be at a communicator that was never connected.
 pub struct Library {
     functions: Functions,
     version: Version,
-    _loaded: Loaded,
 }
 
 /// How far a call has come.
@@ -114,14 +113,15 @@ impl Library {
     pub fn open() -> Result<Self, FabricError> {
         let mut reasons = Vec::new();
         for name in NAMES {
-            // SAFETY: loads the library, whose initialisers are its maker's business; the functions live with it.
+            // SAFETY: loads the library, whose initialisers are its maker's business; it is never unloaded.
             let found = unsafe { Loaded::new(name).and_then(|loaded| Ok((Functions::load(&loaded)?, loaded))) };
             match found {
                 Ok((functions, loaded)) => {
                     let mut version = 0;
                     // SAFETY: a place for the number.
                     let code = unsafe { (functions.get_version)(&mut version) };
-                    let library = Library { functions, version: Version(version as u32), _loaded: loaded };
+                    std::mem::forget(loaded);
+                    let library = Library { functions, version: Version(version as u32) };
                     library.check("ncclGetVersion", None, code)?;
                     return Ok(library);
                 }

@@ -116,16 +116,26 @@ fn fill(svg: &mut Svg, tile: Option<&Tile>, rect: Rect) {
     }
 }
 
-/// Name and lead, over whatever curve passes; a long name is written smaller.
+/// Name and lead, over whatever curve passes; a long name takes two lines, and is written smaller if that is not enough.
 fn words(svg: &mut Svg, tile: Option<&Tile>, (x, y): (f64, f64)) {
-    match tile {
-        None => svg.text((x, y + 4.0), Anchor::Middle, 11.0, PALE, "none fits"),
-        Some(tile) => {
-            let ink = ink_on(tile.colour);
-            let size = 11.5 * ((WIDTH - 8.0) / wide(&tile.winner, 13.0)).min(1.0);
-            svg.bold((x, y - 3.0), Anchor::Middle, size, ink, &tile.winner);
-            svg.text((x, y + 13.0), Anchor::Middle, 11.0, ink, &tile.by);
-        }
+    let Some(tile) = tile else { return svg.text((x, y + 4.0), Anchor::Middle, 11.0, PALE, "none fits") };
+    let ink = ink_on(tile.colour);
+    let fits = |line: &str| (WIDTH - 8.0) / wide(line, 13.0);
+    let lines = if fits(&tile.winner) < 0.8 { halves(&tile.winner) } else { vec![tile.winner.as_str()] };
+    let size = 11.5 * lines.iter().map(|line| fits(line)).fold(1.0, f64::min);
+    let down = if lines.len() > 1 { 5.0 } else { 0.0 };
+    for (above, line) in lines.iter().rev().enumerate() {
+        svg.bold((x, y - 3.0 + down - 12.0 * above as f64), Anchor::Middle, size, ink, line);
+    }
+    svg.text((x, y + 13.0 + 0.8 * down), Anchor::Middle, 11.0, ink, &tile.by);
+}
+
+/// A name cut at the space nearest to its middle, if it has one.
+fn halves(name: &str) -> Vec<&str> {
+    let from_middle = |at: &usize| at.abs_diff(name.len() / 2);
+    match name.match_indices(' ').map(|(at, _)| at).min_by_key(from_middle) {
+        Some(at) => vec![&name[..at], &name[at + 1..]],
+        None => vec![name],
     }
 }
 
@@ -149,6 +159,13 @@ fn place(axis: &[(f64, String)], value: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Long names break where their halves are most alike.
+    #[test]
+    fn names_break_in_the_middle() {
+        assert_eq!(halves("TawPipe cache+once collective"), ["TawPipe cache+once", "collective"]);
+        assert_eq!(halves("HSDP"), ["HSDP"]);
+    }
 
     /// Values lie between those of an axis by their logarithms, and at most half a step outside.
     #[test]
