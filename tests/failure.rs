@@ -159,7 +159,9 @@ fn a_killed_rank_ends_the_job() {
     Job::signal(job.rank(2), libc::SIGKILL);
     let (end, folder) = job.end(SOON);
     assert_ne!(end.code, Some(0), "{}", end.text);
-    assert!(end.text.contains("signal 9") || end.text.contains("KILLED"), "{}", end.text);
+    // The launcher says so, unless MPI's transport was first to find that a peer is gone.
+    let words = ["signal 9", "KILLED", "No such process"];
+    assert!(words.iter().any(|words| end.text.contains(words)), "{}", end.text);
     // What had been reported is there, and complete lines.
     let journal = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
     assert!(journal.lines().count() >= 3 && !folder.path().join("run/DONE").exists());
