@@ -23,10 +23,11 @@ MPIRUN ?= mpirun
 export TAWPIPE_PYTHON := $(or $(TAWPIPE_PYTHON),$(shell for p in python3 /usr/bin/python3; do $$p -c 'import h5py' 2>/dev/null && echo $$p && break; done))
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run test test-mpich lint bench experiment docs clean kernels kernels-emu gpu-bundle gpu-check
+.PHONY: help deps build run test test-mpich fresh lint bench experiment docs clean kernels kernels-emu gpu-bundle gpu-check
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@sed -n 's/^rust-version = "\(.*\)"/Rust \1 or newer is needed: from rustup, or Debian'"'"'s cargo-web and rustc-web, which `make deps` installs./p' Cargo.toml
 
 deps: ## Install what is missing (apt), or say what to install
 	@scripts/deps.sh
@@ -51,18 +52,21 @@ run: build ## Train a small LLaMA on 4 ranks as 2 nodes of 2; DATA=/any/text/fil
 
 # In the development profile: there dependencies are optimised as in a release and our own code a little, which compiles
 # three times faster than a release and runs the tests fast enough; and overflow and debug assertions are checked.
-test: deps ## Run every test
+test: ## Run every test; ends with what passed, what failed and what could not run here
+	@scripts/deps.sh test
 	@$(MAKE) --no-print-directory all-tests
-	@if scripts/nvcc.sh > /dev/null; then $(MAKE) --no-print-directory kernels; \
-	else echo "no nvcc here: the kernels were not compiled for GPUs"; fi
 
 .PHONY: all-tests
 all-tests:
-	cargo test --no-fail-fast $(FEATURES)
+	@scripts/test.sh --kernels $(FEATURES)
 
 # In a folder of its own, because a build keeps the MPI that it was first built with.
 test-mpich: ## The tests that start ranks, with MPICH (Debian: mpich libmpich-dev)
-	MPICC=mpicc.mpich MPIRUN=mpirun.mpich CARGO_TARGET_DIR=$(TARGET_DIR)/mpich cargo test $(FEATURES) --test spmd --test failure
+	MPICC=mpicc.mpich MPIRUN=mpirun.mpich CARGO_TARGET_DIR=$(TARGET_DIR)/mpich scripts/test.sh $(FEATURES) --test spmd --test failure
+
+# SUITE=trixie for Debian 13; RUST=debian for a root without this machine's Rust; COMMAND='make run' for something else.
+fresh: ## Run and test a clone of HEAD in a new minimal Debian root (root, mmdebstrap); SUITE=trixie, RUST=debian, COMMAND=…
+	@scripts/fresh.sh $(if $(COMMAND),'$(subst ','\'',$(COMMAND))')
 
 lint: deps ## Formatting, clippy and documentation, all warnings are errors
 	cargo fmt --check

@@ -1,6 +1,8 @@
 //! `tawpipe experiment`: a matrix multiplied out, measured, kept and continued.
 #![cfg(all(feature = "mpi", feature = "hdf5", target_os = "linux"))]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -199,16 +201,8 @@ fn the_time_limit_ends_it() {
 /// says, and the cluster is gone afterwards.
 #[test]
 fn a_virtual_cluster_is_brought_along() {
-    let works = |line: &str| Command::new("sh").args(["-c", line]).status().is_ok_and(|status| status.success());
-    for (line, reason) in [
-        ("[ $(id -u) = 0 ]", "needs root"),
-        ("PATH=$PATH:/usr/sbin:/sbin; command -v ip tc nsenter python3 >/dev/null", "needs python3 and iproute2"),
-        ("unshare --net --uts --mount --pid --fork true 2>/dev/null", "namespaces are denied"),
-    ] {
-        if !works(line) {
-            println!("skipped: {reason}");
-            return;
-        }
+    if !common::virtual_cluster(false) {
+        return;
     }
     let links = "[links]\nslow = { rate = \"10mbit\" }\nfast = {}\n[systems]";
     let lab = Lab::new(

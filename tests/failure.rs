@@ -2,6 +2,8 @@
 //! documented exit code, and overwrites nothing.
 #![cfg(all(feature = "mpi", feature = "hdf5", target_os = "linux"))]
 
+mod common;
+
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -335,9 +337,7 @@ fn a_full_disk_ends_the_job() {
     let folder = folder();
     let disk = folder.path().join("disk");
     fs::create_dir(&disk).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&disk).status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        println!("skipped: mounting a small tmpfs needs root");
+    if !common::mount_small(&disk, "256k") {
         return;
     }
     let place = format!("run.folder={:?}", disk.join("run"));

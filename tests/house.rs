@@ -113,6 +113,18 @@ fn files_are_short() {
     assert!(long.is_empty(), "above {MOST_LINES} lines:\n{}", long.join("\n"));
 }
 
+/// What is ignored is started by another test: a test that cannot run here calls `common::skip`, which is counted.
+#[test]
+fn only_parts_of_other_tests_are_ignored() {
+    for path in ["src", "tests"].into_iter().flat_map(all) {
+        let text = fs::read_to_string(&path).unwrap();
+        let ignored = text.match_indices(concat!("#[", "ignore"));
+        for (at, found) in ignored {
+            assert!(text[at + found.len()..].starts_with(" = \"started by "), "{}: an ignored test", path.display());
+        }
+    }
+}
+
 /// The scanner itself sees plain, listed and qualified imports, and skips comments.
 #[test]
 fn the_scan_reads_imports() {

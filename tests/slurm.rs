@@ -1,6 +1,8 @@
 //! jobs/ on virtual clusters: real hosts, real links, a real Slurm, on this machine. Skipped, with the reason, where
-//! there is no root or a package is missing (`scripts/deps.sh slurm` installs them).
+//! there is no root or a package is missing (`scripts/deps.sh test` installs them).
 #![cfg(all(feature = "mpi", feature = "hdf5", target_os = "linux"))]
+
+mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -40,29 +42,10 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs").join(name)
 }
 
-/// Why there can be no cluster here.
-fn obstacle() -> Option<String> {
-    let works = |words: &[&str]| {
-        let status = Command::new(words[0]).args(&words[1..]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    if !works(&["sh", "-c", "[ $(id -u) = 0 ]"]) {
-        return Some("needs root".into());
-    }
-    let tools = ["python3", "ip", "tc", "nsenter", "munged", "slurmctld", "slurmd", "sbatch"];
-    let path = "PATH=$PATH:/usr/sbin:/sbin; command -v ";
-    if let Some(tool) = tools.iter().find(|tool| !works(&["sh", "-c", &format!("{path}{tool}")])) {
-        return Some(format!("needs {tool}; scripts/deps.sh slurm installs it"));
-    }
-    (!works(&["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "true"]))
-        .then(|| "namespaces are denied".into())
-}
-
 impl Cluster {
-    /// Starts one; `None`, having said why, where that is not possible.
+    /// Starts one; `None` where that is not possible, and the test is skipped.
     fn up(options: &[&str]) -> Option<Self> {
-        if let Some(reason) = obstacle() {
-            println!("skipped: {reason}");
+        if !common::virtual_cluster(options.contains(&"--slurm")) {
             return None;
         }
         // A test that has failed leaves no mess for the next: its cluster is gone.

@@ -7,20 +7,16 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::common;
+
 /// A small tmpfs, for as long as it lives.
 pub struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    /// Mounts one, or says why not.
+    /// Mounts one; `None` where that is not possible, and the test is skipped.
     pub fn new(bytes: usize) -> Option<Self> {
         let folder = TempDir::new().unwrap();
-        let size = format!("size={bytes}");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).output();
-        if mount.is_ok_and(|done| done.status.success()) {
-            return Some(SmallDisk(folder));
-        }
-        println!("skipped: mounting a small tmpfs needs root");
-        None
+        common::mount_small(folder.path(), &bytes.to_string()).then(|| SmallDisk(folder))
     }
 
     /// Its root folder.

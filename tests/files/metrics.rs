@@ -175,7 +175,8 @@ mod hdf5 {
     use std::process::{Child, Command, Stdio};
 
     use super::*;
-    use crate::python::{h5dump, python, script, succeed};
+    use crate::common::python;
+    use crate::python::{h5dump, script, succeed};
 
     /// Not a test: the process that the next one watches and kills.
     #[test]

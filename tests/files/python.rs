@@ -7,18 +7,8 @@ use serde_json::Value;
 use tawpipe::checkpoint::hf::{ExportOptions, HfFolder, Width, export};
 use tempfile::TempDir;
 
+use crate::common::{python, skip};
 use crate::hf::parity;
-
-/// `TAWPIPE_PYTHON` or python3, if it has a module; says why not otherwise.
-pub fn python(module: &str) -> Option<String> {
-    let python = std::env::var("TAWPIPE_PYTHON").unwrap_or_else(|_| "python3".into());
-    let has = Command::new(&python).args(["-c", &format!("import {module}")]).output();
-    if has.is_ok_and(|done| done.status.success()) {
-        return Some(python);
-    }
-    println!("skipped: {python} has no module {module}; TAWPIPE_PYTHON names another Python");
-    None
-}
 
 /// Output of a command that must succeed.
 pub fn succeed(command: &mut Command) -> String {
@@ -34,12 +24,12 @@ pub fn script(python: &str, name: &str, arguments: &[&str]) -> Value {
     serde_json::from_str(&text).expect("a script prints one JSON object")
 }
 
-/// h5dump, if it is installed.
+/// h5dump; where it is not installed, the test is skipped.
 pub fn h5dump() -> Option<Command> {
     if Command::new("h5dump").arg("--version").output().is_ok() {
         return Some(Command::new("h5dump"));
     }
-    println!("skipped: no h5dump");
+    skip("no h5dump", "`scripts/deps.sh` installs it (Debian: hdf5-tools)");
     None
 }
 

@@ -3,6 +3,9 @@
 //! Without arguments it runs all cases on threads and then starts itself under mpirun, once for each number of ranks;
 //! started by mpirun it runs all cases as one rank. Any argument that is no option selects cases by part of their name.
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod collectives;
 mod harness;
 mod model;
