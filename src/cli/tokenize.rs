@@ -15,6 +15,10 @@ pub fn run(args: &TokenizeArgs) -> anyhow::Result<Exit> {
     };
     let tokenizer = Tokenizer::load(&choice)?;
     let tokens = tokenizer.encode_file(&args.text, &args.out, args.token_type)?;
-    println!("{}: {tokens} tokens, vocabulary {}", args.out.display(), tokenizer.vocab());
+    let unused = match tokenizer.unused() {
+        0 => String::new(),
+        unused => format!(", {unused} ids of it unused"),
+    };
+    println!("{}: {tokens} tokens, vocabulary {}{unused}", args.out.display(), tokenizer.vocab());
     Ok(Exit::Done)
 }

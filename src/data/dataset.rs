@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::formats;
 use super::{DataError, Order, Request, Source, TokenType, Tokenizer, TokenizerChoice, Tokens, Valid, permute};
 
 /// A run of tokens within a file.
@@ -27,6 +28,7 @@ pub struct Dataset {
     train: Part,
     valid: Option<Part>,
     bytes_per_token: Option<f64>,
+    remarks: Vec<String>,
     order: Order,
     seed: u64,
     seq: usize,
@@ -42,10 +44,16 @@ impl Dataset {
             Source::Text(_) => Tokenizer::load(&request.tokenizer)?,
             Source::Tokens(..) => Tokenizer::Bytes,
         };
-        let open = |source: &Source| {
+        let mut remarks = Vec::new();
+        let mut open = |source: &Source| {
             let tokens = match source {
                 Source::Text(path) => tokenizer.open(path)?,
-                Source::Tokens(path, kind) => Tokens::open(path, *kind)?,
+                Source::Tokens(path, kind) => {
+                    formats::refuse_known(path, *kind)?;
+                    let tokens = Tokens::open(path, *kind)?;
+                    remarks.extend(formats::remark(&tokens, *kind));
+                    tokens
+                }
             };
             tokens.check(vocab)?;
             Ok(Arc::new(tokens))
@@ -78,7 +86,7 @@ impl Dataset {
             }
             (Source::Tokens(..), _) => None,
         };
-        Ok(Dataset { train, valid, bytes_per_token, order, seed, seq, global, micro })
+        Ok(Dataset { train, valid, bytes_per_token, remarks, order, seed, seq, global, micro })
     }
 
     /// Inputs and targets of micro-batch `micro` (from 0) of step `step` (from 0), each `[sequences, seq]`.
@@ -142,6 +150,11 @@ impl Dataset {
     /// ids are known.
     pub fn bytes_per_token(&self) -> Option<f64> {
         self.bytes_per_token
+    }
+
+    /// What makes the files look like something else than they were taken for; for one rank to say.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 
     /// Training and validation text, if tokens are bytes and something validates.

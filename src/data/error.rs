@@ -26,6 +26,14 @@ pub enum DataError {
         /// Bytes of a token.
         width: usize,
     },
+    /// A file of ids in a format that is not read.
+    #[error("{}: {reason}", path.display())]
+    Format {
+        /// Which file.
+        path: PathBuf,
+        /// What it is, and what to do.
+        reason: String,
+    },
     /// An id the model does not know.
     #[error(
         "{}: token {position} has id {id}, but the vocabulary is 0 to {}; check model.vocab, data.tokenizer and data.token_type",

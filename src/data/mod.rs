@@ -5,12 +5,15 @@
 //! same batches.
 
 pub mod baseline;
+mod cache;
 mod dataset;
 mod error;
+mod formats;
 mod permute;
 mod request;
 mod tokenizer;
 mod tokens;
+mod windows;
 
 pub use dataset::Dataset;
 pub use error::DataError;

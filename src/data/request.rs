@@ -16,6 +16,16 @@ pub enum TokenType {
 }
 
 impl TokenType {
+    /// As decks write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            TokenType::U8 => "u8",
+            TokenType::U16 => "u16",
+            TokenType::U32 => "u32",
+            TokenType::I32 => "i32",
+        }
+    }
+
     /// Bytes of one id.
     pub const fn bytes(self) -> usize {
         match self {

@@ -1,11 +1,12 @@
 //! Files of token ids: mapped into memory for reading, streamed for writing.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+use sha2::{Digest, Sha256};
 
 use super::{DataError, TokenType};
 
@@ -14,15 +15,22 @@ use super::{DataError, TokenType};
 pub struct Tokens {
     path: PathBuf,
     map: Mmap,
+    /// Bytes of ids at the start of the file.
+    bytes: usize,
     kind: TokenType,
 }
 
 impl Tokens {
     /// Maps a file. It must not be empty nor end within a token.
     pub fn open(path: &Path, kind: TokenType) -> Result<Tokens, DataError> {
+        Tokens::before(path, kind, 0)
+    }
+
+    /// Maps a file whose last `tail` bytes are no ids.
+    pub(super) fn before(path: &Path, kind: TokenType, tail: usize) -> Result<Tokens, DataError> {
         let failed = |reason| DataError::File { path: path.to_path_buf(), reason };
         let file = File::open(path).map_err(failed)?;
-        let bytes = file.metadata().map_err(failed)?.len() as usize;
+        let bytes = (file.metadata().map_err(failed)?.len() as usize).saturating_sub(tail);
         if bytes == 0 {
             return Err(DataError::Empty(path.to_path_buf()));
         }
@@ -32,17 +40,22 @@ impl Tokens {
         // SAFETY: read-only and private. Bytes another process changes in the meantime are still valid token ids; a
         // file cut short while in use kills the process with SIGBUS, as it must.
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-        Ok(Tokens { path: path.to_path_buf(), map, kind })
+        Ok(Tokens { path: path.to_path_buf(), map, bytes, kind })
+    }
+
+    /// The bytes of the ids, and those behind them.
+    pub(super) fn parts(&self) -> (&[u8], &[u8]) {
+        self.map.split_at(self.bytes)
     }
 
     /// Number of tokens.
     pub fn len(&self) -> usize {
-        self.map.len() / self.kind.bytes()
+        self.bytes / self.kind.bytes()
     }
 
     /// Never true: empty files are refused.
     pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.bytes == 0
     }
 
     /// The file.
@@ -52,7 +65,7 @@ impl Tokens {
 
     /// The ids of a range as bytes, if every token is a byte.
     pub fn bytes(&self, range: Range<usize>) -> Option<&[u8]> {
-        (self.kind == TokenType::U8).then(|| &self.map[range])
+        (self.kind == TokenType::U8).then(|| &self.parts().0[range])
     }
 
     /// Copies tokens `start..start + out.len()`.
@@ -61,7 +74,7 @@ impl Tokens {
     /// If the file has fewer.
     pub fn fill(&self, start: usize, out: &mut [i32]) {
         let width = self.kind.bytes();
-        let bytes = &self.map[start * width..(start + out.len()) * width];
+        let bytes = &self.parts().0[start * width..(start + out.len()) * width];
         for (id, bytes) in out.iter_mut().zip(bytes.chunks_exact(width)) {
             *id = match *bytes {
                 [a] => i32::from(a),
@@ -99,6 +112,8 @@ pub struct TokenWriter {
     kind: TokenType,
     file: BufWriter<tempfile::NamedTempFile>,
     written: usize,
+    /// Of the bytes of all ids.
+    digest: Sha256,
 }
 
 impl TokenWriter {
@@ -107,7 +122,13 @@ impl TokenWriter {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = tempfile::Builder::new().permissions(readable()).tempfile_in(folder);
         let file = file.map_err(|reason| DataError::File { path: path.to_path_buf(), reason })?;
-        Ok(TokenWriter { path: path.to_path_buf(), kind, file: BufWriter::new(file), written: 0 })
+        Ok(TokenWriter {
+            path: path.to_path_buf(),
+            kind,
+            file: BufWriter::new(file),
+            written: 0,
+            digest: Sha256::new(),
+        })
     }
 
     /// Appends ids; each must fit the file's type.
@@ -117,11 +138,31 @@ impl TokenWriter {
                 let (path, position) = (self.path.clone(), self.written);
                 return Err(DataError::Vocabulary { path, position, id: id.into(), vocab: self.kind.ids() as usize });
             }
-            let result = self.file.write_all(&id.to_le_bytes()[..self.kind.bytes()]);
-            result.map_err(|reason| DataError::File { path: self.path.clone(), reason })?;
+            let bytes = id.to_le_bytes();
+            let bytes = &bytes[..self.kind.bytes()];
+            self.digest.update(bytes);
+            self.file.write_all(bytes).map_err(|reason| DataError::File { path: self.path.clone(), reason })?;
             self.written += 1;
         }
         Ok(())
+    }
+
+    /// Forgets all ids written so far.
+    pub(super) fn restart(&mut self) -> Result<(), DataError> {
+        let emptied = self.file.rewind().and_then(|()| self.file.get_ref().as_file().set_len(0));
+        (self.written, self.digest) = (0, Sha256::new());
+        emptied.map_err(|reason| DataError::File { path: self.path.clone(), reason })
+    }
+
+    /// Number of tokens written, and the checksum of their bytes.
+    pub(super) fn written(&self) -> (usize, [u8; 32]) {
+        (self.written, self.digest.clone().finalize().into())
+    }
+
+    /// Appends bytes that are no ids; no id may be written behind them.
+    pub(super) fn tail(&mut self, bytes: &[u8]) -> Result<(), DataError> {
+        let result = self.file.write_all(bytes);
+        result.map_err(|reason| DataError::File { path: self.path.clone(), reason })
     }
 
     /// Puts the file in its place and returns the number of tokens.

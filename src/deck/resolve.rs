@@ -65,7 +65,11 @@ impl Deck {
         if model.vocab.is_none() {
             let tokenizer = Tokenizer::load(&self.data.tokenizer)
                 .map_err(|data| DeckError::Data { file: origin.file.clone(), data })?;
-            model.vocab = Some(tokenizer.vocab());
+            let (vocab, unused) = (tokenizer.vocab(), tokenizer.unused());
+            if unused > 0 {
+                log::info!("model.vocab = {vocab}: the tokenizer's largest id and 1; {unused} ids below it are unused");
+            }
+            model.vocab = Some(vocab);
         }
         let shape = model.shape().expect("every key is filled in");
         shape.validate().map_err(|shape| DeckError::Shape { file: origin.file.clone(), shape })

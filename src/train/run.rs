@@ -128,6 +128,9 @@ impl<'a> Run<'a> {
         // A text is tokenised once a machine; here one rank after the other would be the safest, but the cache file
         // appears whole, so that at worst the work is done twice.
         let dataset = agree(control, bad, deck.dataset(schedule.job.shape.vocab).map_err(Into::into))?;
+        if rank == 0 {
+            dataset.remarks().iter().for_each(|remark| log::warn!("{remark}"));
+        }
         let plan = schedule.rank(rank);
         let bits = dataset.bytes_per_token().map(|bytes| 1.0 / (std::f64::consts::LN_2 * bytes));
         let validates = dataset.valid_batches() > 0;
