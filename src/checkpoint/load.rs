@@ -68,6 +68,10 @@ impl Source for Checkpoint {
         &self.table.header.shape
     }
 
+    fn deck(&self) -> &str {
+        &self.table.header.deck
+    }
+
     fn read(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
         self.read_state(State::Weights, name, start, out)
     }

@@ -5,8 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tawpipe::checkpoint::hf::{ExportOptions, HfFolder, Width, export, read_config};
-use tawpipe::checkpoint::{Source, open, tensors};
+use tawpipe::checkpoint::hf::{ExportOptions, HfFolder, TensorFile, Width, export, read_config};
+use tawpipe::checkpoint::{CheckpointError, Source, open, tensors};
+use tawpipe::model::ModelShape;
 use tempfile::TempDir;
 
 /// The committed folder of a parity reference.
@@ -83,6 +84,15 @@ fn both_kinds_of_config_are_read() {
     let mut value = config4();
     value["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 7000.0});
     assert_eq!(read(&value).rope_theta, 7000.0);
+    // As transformers 5 saves a model that had these keys elsewhere.
+    value["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 7000.0, "partial_rotary_factor": 1.0});
+    assert_eq!(read(&value).rope_theta, 7000.0);
+    // What the default kind does not read changes nothing.
+    let mut value = config4();
+    value["rope_scaling"] = json!({"rope_type": "default", "factor": 4.0, "original_max_position_embeddings": 8192});
+    assert_eq!(read(&value), read(&config4()));
+    value["rope_scaling"] = json!({"type": "default", "factor": 1.0, "low_freq_factor": null, "mscale": 0.7});
+    assert_eq!(read(&value), read(&config4()));
 }
 
 /// Whatever would change the maths is one line that names the file, the key and what is accepted.
@@ -103,6 +113,14 @@ fn settings_that_change_the_maths_are_refused() {
         ("rope_scaling", json!("yarn"), "expected a table or null"),
         ("rope_parameters", json!({"rope_type": "llama3"}), "rope_parameters.rope_type = \"llama3\""),
         ("rope_parameters", json!({"rope_theta": 1e4, "factor": 8.0}), "rope_parameters.factor"),
+        ("rope_scaling", json!({"factor": 8.0}), "rope_scaling.factor is not supported"),
+        ("rope_parameters", json!({"rope_type": "default", "spin": 2}), "rope_parameters.spin is not supported"),
+        (
+            "rope_parameters",
+            json!({"rope_type": "default", "partial_rotary_factor": 0.5}),
+            "rope_parameters.partial_rotary_factor = 0.5 is not supported; accepted: 1.0",
+        ),
+        ("partial_rotary_factor", json!(0.5), "accepted: 1.0"),
         ("rope_theta", json!(-1.0), "expected a number above 0"),
         ("hidden_size", json!("64"), "expected a whole number"),
         ("hidden_size", Value::Null, "is missing"),
@@ -320,4 +338,109 @@ fn export_round_trips() {
         let error = export(&source, &to, &options).unwrap_err();
         assert!(error.to_string().contains("is not empty"), "{error}");
     }
+}
+
+/// A model in memory, with one element of its choice.
+struct Spoilt {
+    shape: ModelShape,
+    tensor: &'static str,
+    at: usize,
+    value: f32,
+}
+
+impl Source for Spoilt {
+    fn path(&self) -> &Path {
+        Path::new("spoilt")
+    }
+
+    fn shape(&self) -> &ModelShape {
+        &self.shape
+    }
+
+    fn read(&self, name: &str, start: usize, out: &mut [f32]) -> Result<(), CheckpointError> {
+        out.fill(0.25);
+        if name == self.tensor && (start..start + out.len()).contains(&self.at) {
+            out[self.at - start] = self.value;
+        }
+        Ok(())
+    }
+}
+
+/// What could not be read back is not exported: numbers that are none, that are no weights, or that the stored type makes
+/// infinite. The tensor is named and nothing is written.
+#[test]
+fn weights_that_cannot_be_stored_are_refused() {
+    const TENSOR: &str = "model.layers.1.mlp.down_proj.weight";
+    let folder = TempDir::new().unwrap();
+    let shape = HfFolder::open(&parity("a_mha4/final")).unwrap().shape().clone();
+    let try_to = |width: Width, value: f32| {
+        let to = folder.path().join("out");
+        let source = Spoilt { shape: shape.clone(), tensor: TENSOR, at: 77, value };
+        let outcome = export(&source, &to, &ExportOptions { width, positions: 8, tokenizer: None });
+        if outcome.is_ok() {
+            let read = HfFolder::open(&to).unwrap();
+            let mut values = vec![0.0; 78];
+            read.read(TENSOR, 0, &mut values).unwrap();
+            fs::remove_dir_all(&to).unwrap();
+            return Ok(values[77]);
+        }
+        assert!(!to.exists());
+        outcome.map(|()| 0.0)
+    };
+    assert_eq!(try_to(Width::F16, 65504.0), Ok(65504.0));
+    // Rounds down to the largest.
+    assert_eq!(try_to(Width::F16, 65519.0), Ok(65504.0));
+    assert_eq!(try_to(Width::F32, 1e6), Ok(1e6));
+    assert_eq!(try_to(Width::Bf16, -1e9), Ok(half::bf16::from_f32(-1e9).to_f32()));
+    for (width, value, said) in [
+        (Width::F16, 1e6, "element 77 is 1000000, and float16 ends at 65504"),
+        (Width::F16, -65520.0, "element 77 is -65520, and float16 ends at 65504"),
+        (Width::F16, f32::NAN, "element 77 is NaN"),
+        (Width::Bf16, f32::MAX, "element 77 is 340"),
+        (Width::F32, f32::NEG_INFINITY, "element 77 is -inf"),
+        (Width::F32, f32::NAN, "element 77 is NaN"),
+        (Width::F32, 3e10, "element 77 is 30000000000, which is no weight"),
+    ] {
+        let error = try_to(width, value).unwrap_err();
+        let text = error.to_string();
+        assert!(error.is_bad_input() && text.contains(TENSOR) && text.contains(said), "{text}\nnot\n{said}");
+    }
+}
+
+/// config.json ties head and embedding, and the file holds both: where they are alike the model is tied, where they differ
+/// it has a head of its own, as in transformers 5.
+#[test]
+fn a_head_of_its_own_unties() {
+    let folder = TempDir::new().unwrap();
+    let model = copy(&folder);
+    let own = weights(&HfFolder::open(&model).unwrap());
+    let config = model.join("config.json");
+    let mut value: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    assert_eq!(value["tie_word_embeddings"], json!(false));
+    value["tie_word_embeddings"] = json!(true);
+    fs::write(&config, value.to_string()).unwrap();
+    let read = HfFolder::open(&model).unwrap();
+    assert!(!read.shape().tied);
+    assert_eq!(weights(&read), own);
+    // Its last element alone tells them apart.
+    let file = model.join("model.safetensors");
+    let embedding = TensorFile::open(&file).unwrap();
+    let len = read.shape().vocab * read.shape().dim;
+    let mut values = vec![0.0; len];
+    embedding.read("model.embed_tokens.weight", 0, &mut values).unwrap();
+    for (last, tied) in [(values[len - 1] + 1.0, false), (values[len - 1], true)] {
+        values[len - 1] = last;
+        put(&file, "lm_head.weight", &values);
+        assert_eq!(HfFolder::open(&model).unwrap().shape().tied, tied);
+    }
+}
+
+/// Overwrites an f32 tensor of a safetensors file.
+fn put(file: &Path, name: &str, values: &[f32]) {
+    let bytes = fs::read(file).unwrap();
+    let size = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    let header: Value = serde_json::from_slice(&bytes[8..8 + size as usize]).unwrap();
+    let start = 8 + size + header[name]["data_offsets"][0].as_u64().unwrap();
+    let out = fs::File::options().write(true).open(file).unwrap();
+    out.write_all_at(&values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>(), start).unwrap();
 }

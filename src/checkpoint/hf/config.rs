@@ -24,6 +24,21 @@ const ONLY: &[(&str, &str)] = &[
     ("add_cross_attention", "false"),
 ];
 
+/// What other kinds of rotary embedding read; rope_type "default" knows none of them, and transformers leaves them be.
+const OF_OTHER_KINDS: [&str; 11] = [
+    "factor",
+    "original_max_position_embeddings",
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "short_factor",
+    "long_factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "mscale",
+    "mscale_all_dim",
+];
+
 /// A JSON object of a file, for errors that name both.
 struct Table<'a> {
     path: &'a Path,
@@ -70,12 +85,28 @@ impl Table<'_> {
 /// Reads `config.json` of a Hugging Face LLaMA, as transformers 4 or 5 writes it.
 pub fn read_config(path: &Path) -> Result<ModelShape> {
     let text = fs::read_to_string(path).map_err(CheckpointError::read(path))?;
-    let value: Value =
-        serde_json::from_str(&text).map_err(|error| CheckpointError::damaged(path, format!("is no JSON: {error}")))?;
-    let Value::Object(map) = &value else {
-        return Err(CheckpointError::damaged(path, "is no JSON object"));
-    };
-    let config = Table { path, map };
+    parse_config(&text, path)
+}
+
+/// `max_position_embeddings`, if it is there.
+pub(super) fn read_positions(path: &Path) -> Result<Option<usize>> {
+    let text = fs::read_to_string(path).map_err(CheckpointError::read(path))?;
+    Table { path, map: &object(&text, path)? }.size("max_position_embeddings")
+}
+
+/// A file that holds one JSON object.
+fn object(text: &str, path: &Path) -> Result<Map<String, Value>> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(CheckpointError::damaged(path, "is no JSON object")),
+        Err(error) => Err(CheckpointError::damaged(path, format!("is no JSON: {error}"))),
+    }
+}
+
+/// The same from text; `path` names it in messages.
+pub(super) fn parse_config(text: &str, path: &Path) -> Result<ModelShape> {
+    let map = object(text, path)?;
+    let config = Table { path, map: &map };
     match config.get("model_type") {
         Some(Value::String(kind)) if kind == "llama" => {}
         Some(other) => return config.bad("model_type", format!("= {other}; accepted: \"llama\"")),
@@ -145,13 +176,18 @@ fn rope_theta(config: &Table) -> Result<f64> {
                     .bad(&format!("{key}.{kind}"), format!("= {value} is not supported; accepted: \"default\""));
             }
         }
-        for name in map.keys() {
+        let default = ["rope_type", "type"].iter().any(|kind| rope.get(kind).is_some());
+        for (name, value) in map.iter().filter(|(_, value)| !value.is_null()) {
             match name.as_str() {
                 "rope_type" | "type" => {}
                 "rope_theta" => theta = rope.real(name)?.or(theta),
-                _ if map[name].is_null() => {}
+                "partial_rotary_factor" if value.as_f64() == Some(1.0) => {}
+                "partial_rotary_factor" => {
+                    return config.bad(&format!("{key}.{name}"), format!("= {value} is not supported; accepted: 1.0"));
+                }
+                other if default && OF_OTHER_KINDS.contains(&other) => {}
                 _ => {
-                    let accepted = "accepted: rope_type, rope_theta";
+                    let accepted = "accepted: rope_type, rope_theta, partial_rotary_factor";
                     return config.bad(&format!("{key}.{name}"), format!("is not supported; {accepted}"));
                 }
             }

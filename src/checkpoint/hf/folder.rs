@@ -9,8 +9,16 @@ use serde::Deserialize;
 use crate::model::ModelShape;
 
 use super::super::{CheckpointError, Result, Source, tensors};
+use super::config::read_positions;
+use super::tensors::BUFFER;
 use super::tensors::wrong_type;
 use super::{TensorFile, read_config};
+
+/// The embedding's weights.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// The head's weights.
+const HEAD: &str = "lm_head.weight";
 
 /// `model.safetensors.index.json`.
 #[derive(Deserialize)]
@@ -24,6 +32,7 @@ struct Index {
 pub struct HfFolder {
     path: PathBuf,
     shape: ModelShape,
+    positions: Option<usize>,
     files: Vec<TensorFile>,
     /// Which file holds a tensor.
     home: HashMap<String, usize>,
@@ -32,7 +41,8 @@ pub struct HfFolder {
 impl HfFolder {
     /// Opens a folder and checks everything but the numbers.
     pub fn open(path: &Path) -> Result<Self> {
-        let shape = read_config(&path.join("config.json"))?;
+        let config = path.join("config.json");
+        let (mut shape, positions) = (read_config(&config)?, read_positions(&config)?);
         let (single, index) = (path.join("model.safetensors"), path.join("model.safetensors.index.json"));
         let mut home = HashMap::new();
         let mut files = Vec::new();
@@ -47,7 +57,8 @@ impl HfFolder {
             let text = "has neither model.safetensors nor model.safetensors.index.json";
             return Err(CheckpointError::damaged(path, text));
         };
-        let folder = HfFolder { path: path.to_path_buf(), shape, files, home };
+        shape.tied = shape.tied && !own_head(&files, &home)?;
+        let folder = HfFolder { path: path.to_path_buf(), shape, positions, files, home };
         folder.complete(&list)?;
         Ok(folder)
     }
@@ -82,8 +93,8 @@ impl HfFolder {
             params.iter().any(|param| param.name == name)
                 // Derived from rope_theta; old files carry it.
                 || name.ends_with("rotary_emb.inv_freq")
-                // A tied model's second copy, which transformers does not read either.
-                || (self.shape.tied && name == "lm_head.weight")
+                // A tied model's second copy.
+                || (self.shape.tied && name == HEAD)
         };
         let mut unknown: Vec<&String> = self.home.keys().filter(|name| !known(name)).collect();
         unknown.sort();
@@ -92,6 +103,33 @@ impl HfFolder {
             None => Ok(()),
         }
     }
+}
+
+/// Whether the files hold a head that differs from the embedding, although config.json ties them. transformers (from 5 on)
+/// then takes the model as untied, and so does this program.
+fn own_head(files: &[TensorFile], home: &HashMap<String, usize>) -> Result<bool> {
+    let (Some(embedding), Some(head)) = (home.get(EMBEDDING), home.get(HEAD)) else { return Ok(false) };
+    let (embedding, head) = (&files[*embedding], &files[*head]);
+    let dims = &head.places[HEAD].dims;
+    let mut differs = *dims != embedding.places[EMBEDDING].dims;
+    let len: usize = dims.iter().product();
+    let mut buffers = [vec![0.0; BUFFER.min(len)], vec![0.0; BUFFER.min(len)]];
+    for start in (0..len).step_by(BUFFER) {
+        if differs {
+            break;
+        }
+        let [one, other] = buffers.each_mut().map(|buffer| &mut buffer[..BUFFER.min(len - start)]);
+        embedding.read(EMBEDDING, start, one)?;
+        head.read(HEAD, start, other)?;
+        differs = one != other;
+    }
+    if differs {
+        let path = head.path.display();
+        log::info!(
+            "{path}: tie_word_embeddings is set, but {HEAD} differs from {EMBEDDING}: taken as a model of its own head"
+        );
+    }
+    Ok(differs)
 }
 
 fn open_sharded(
@@ -136,6 +174,10 @@ impl Source for HfFolder {
 
     fn shape(&self) -> &ModelShape {
         &self.shape
+    }
+
+    fn positions(&self) -> Option<usize> {
+        self.positions
     }
 
     fn read(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {

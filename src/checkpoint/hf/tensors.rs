@@ -22,7 +22,7 @@ const LARGEST: f32 = 1e10;
 const MAX_HEADER: u64 = 100_000_000;
 
 /// Elements converted at a time.
-const BUFFER: usize = 1 << 16;
+pub(super) const BUFFER: usize = 1 << 16;
 
 /// How floats are stored in a safetensors file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +51,15 @@ impl Width {
             Width::F32 => "float32",
             Width::Bf16 => "bfloat16",
             Width::F16 => "float16",
+        }
+    }
+
+    /// The greatest finite number.
+    pub(super) const fn largest(self) -> f32 {
+        match self {
+            Width::F32 => f32::MAX,
+            Width::Bf16 => bf16::MAX.to_f32_const(),
+            Width::F16 => f16::MAX.to_f32_const(),
         }
     }
 
@@ -183,7 +192,7 @@ impl TensorFile {
             let at = place.offset + (width.bytes() * first) as u64;
             self.file.read_exact_at(bytes, at).map_err(CheckpointError::read(&self.path))?;
             convert(width, bytes, part);
-            if let Some(bad) = part.iter().position(|x| x.is_nan() || x.abs() > LARGEST) {
+            if let Some(bad) = part.iter().position(|x| !is_weight(*x)) {
                 return Err(error(format!("is damaged: element {} is {}", first + bad, part[bad])));
             }
         }
@@ -200,6 +209,11 @@ impl Width {
             Width::F16 => f16::from_f32(x).to_f32(),
         }
     }
+}
+
+/// Whether a number can be a weight: finite, and not so large that it must be damage.
+pub(super) fn is_weight(x: f32) -> bool {
+    x.abs() <= LARGEST
 }
 
 /// For a tensor whose type is none of ours.
