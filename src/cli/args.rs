@@ -84,7 +84,7 @@ pub(super) struct GenerateArgs {
     #[arg(long, default_value_t = 200)]
     pub tokens: usize,
     /// 0 takes the likeliest token each time, 1 draws from the model's distribution
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, value_parser = temperature)]
     pub temperature: f32,
     /// Decides what is drawn
     #[arg(long, default_value_t = 0)]
@@ -228,6 +228,10 @@ pub(super) struct TokenizeArgs {
     /// Type of an id in the file, little-endian
     #[arg(long, default_value = "u16", value_parser = token_type)]
     pub token_type: TokenType,
+}
+
+fn temperature(word: &str) -> Result<f32, String> {
+    word.parse().ok().filter(|t: &f32| t.is_finite() && *t >= 0.0).ok_or("accepted: numbers from 0 on".into())
 }
 
 fn token_type(word: &str) -> Result<TokenType, String> {

@@ -10,6 +10,7 @@ use crate::deck::DeckError;
 use crate::exit::Exit;
 use crate::experiment::ExperimentError;
 use crate::fabric::FabricError;
+use crate::generate::GenerateError;
 use crate::metrics::{InspectError, MetricsError};
 use crate::model::ShapeError;
 use crate::plan::Refusal;
@@ -91,6 +92,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
             || cause.is::<DataError>()
             || cause.is::<ShapeError>()
             || cause.is::<Refusal>()
+            || cause.is::<GenerateError>()
             || matches!(cause.downcast_ref(), Some(FabricError::Singletons { .. } | FabricError::Threads { .. }))
             || cause.is::<Unusable>()
             || cause.downcast_ref().is_some_and(ExperimentError::is_bad_input)

@@ -57,4 +57,32 @@ mod tests {
         let mut first = Sampler::new(1.0, 7);
         assert!((0..50).all(|_| again.pick(&logits) == first.pick(&logits)));
     }
+
+    /// At any temperature the draws are of the softmax of the logits divided by it: each frequency within five standard
+    /// deviations, and further than that from what another temperature would give.
+    #[test]
+    fn temperature_flattens_and_sharpens() {
+        let logits = [1.5f32, -0.5, 0.0, 2.0, -3.0];
+        let draws = 40_000;
+        let softmax = |temperature: f64| {
+            let weights = logits.map(|logit| (f64::from(logit) / temperature).exp());
+            weights.map(|weight| weight / weights.iter().sum::<f64>())
+        };
+        for (temperature, others) in [(0.5, [0.4, 0.6]), (0.8, [0.7, 1.0]), (1.0, [0.8, 1.2]), (2.0, [1.6, 2.5])] {
+            let mut sampler = Sampler::new(temperature, 3);
+            let mut counts = [0.0; 5];
+            (0..draws).for_each(|_| counts[sampler.pick(&logits) as usize] += 1.0);
+            // The largest distance of a frequency from its probability, in standard deviations.
+            let off = |temperature: f64| {
+                let each = softmax(temperature).into_iter().zip(counts);
+                let off =
+                    each.map(|(p, n)| (n / f64::from(draws) - p).abs() / (p * (1.0 - p) / f64::from(draws)).sqrt());
+                off.fold(0.0, f64::max)
+            };
+            assert!(off(f64::from(temperature)) < 5.0, "{counts:?} at {temperature}");
+            for other in others {
+                assert!(off(other) > 5.0, "{counts:?} at {temperature} could be {other}");
+            }
+        }
+    }
 }

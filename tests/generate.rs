@@ -1,0 +1,146 @@
+//! What `generate` makes of each kind of folder, and bits per byte, which depend on the same tokenizer.
+#![cfg(feature = "hdf5")]
+
+use std::path::Path;
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+
+/// Whole words, split at spaces; 12 ids.
+const WORDS: &str = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+    "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+    "model": {"type": "WordLevel", "unk_token": "[UNK]", "vocab": {"[UNK]": 0, "in": 1, "the": 2, "beginning": 3,
+        "was": 4, "word": 5, "and": 6, "with": 7, "God": 8, ".": 9, ",": 10, "same": 11}}}"#;
+
+const DECK: &str = r#"
+[model]
+dim = 32
+layers = 2
+heads = 4
+
+[data]
+text = "text.txt"
+tokenizer = "tokenizer.json"
+seq = 8
+valid = 0.25
+
+[batch]
+global = 4
+
+[run]
+steps = 3
+device = "cpu"
+folder = "run"
+
+[system]
+name = "single"
+"#;
+
+fn folder(deck: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let text =
+        "in the beginning was the word , and the word was with God . the same was in the beginning .\n".repeat(9);
+    for (name, text) in [("deck.toml", deck), ("tokenizer.json", WORDS), ("text.txt", &text)] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
+}
+
+/// Exit code, standard output and standard error.
+fn tawpipe(folder: &Path, args: &[&str]) -> (i32, String, String) {
+    let mut command = Command::cargo_bin("tawpipe").unwrap();
+    command.current_dir(folder).env("TAWPIPE_CACHE", folder.join("cache"));
+    let output = command.args(args).timeout(std::time::Duration::from_secs(120)).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+fn done(folder: &Path, args: &[&str]) -> String {
+    let (code, out, err) = tawpipe(folder, args);
+    assert_eq!(code, 0, "{args:?}: {err}");
+    out
+}
+
+/// Bad input: one line on standard error with all the words.
+fn refused(folder: &Path, args: &[&str], words: &[&str]) {
+    let (code, out, err) = tawpipe(folder, args);
+    assert_eq!((code, out.as_str(), err.lines().count()), (2, "", 1), "{args:?}: {err}");
+    for word in words {
+        assert!(err.contains(word), "{args:?}: no {word:?} in: {err}");
+    }
+}
+
+/// A run folder, its folder of checkpoints, one of its checkpoints and its export are the same model, with the same tokenizer
+/// and the same window; what is not known is asked for.
+#[test]
+fn every_kind_of_folder_speaks_alike() {
+    let folder = folder(DECK);
+    let at = folder.path();
+    done(at, &["train", "deck.toml"]);
+    done(at, &["export", "run", "--out", "hf"]);
+    // More tokens than the window holds.
+    let generate = |model| ["generate", model, "--prompt", "in the", "--temperature", "0", "--tokens", "20"];
+    let said = done(at, &generate("run"));
+    let words: Vec<&str> = said.split_whitespace().collect();
+    assert_eq!((words.len(), &words[..2]), (22, &["in", "the"][..]), "{said}");
+    assert!(words.iter().all(|word| WORDS.contains(&format!("\"{word}\""))), "{said}");
+    std::fs::copy(at.join("run/checkpoints/step_3.h5"), at.join("step_3.h5")).unwrap();
+    for model in ["run/checkpoints", "run/checkpoints/step_3.h5", "step_3.h5", "hf"] {
+        assert_eq!(done(at, &generate(model)), said, "{model}");
+    }
+    std::fs::rename(at.join("tokenizer.json"), at.join("moved.json")).unwrap();
+    refused(at, &generate("run"), &["tokenizer.json", "--tokenizer"]);
+    let elsewhere = [&generate("run")[..], &["--tokenizer", "moved.json"]].concat();
+    assert_eq!(done(at, &elsewhere), said);
+    refused(at, &["generate", "hf", "--prompt", ""], &["--prompt is empty"]);
+    refused(at, &["generate", "hf", "--tokenizer", "bytes"], &["--prompt holds token 73", "knows only 12"]);
+    std::fs::remove_dir_all(at.join("run/checkpoints")).unwrap();
+    refused(at, &generate("run"), &["run", "without a checkpoint"]);
+    refused(at, &generate("nowhere"), &["nowhere", "does not exist"]);
+    refused(at, &generate("moved.json"), &["moved.json"]);
+    let (code, _, err) = tawpipe(at, &["generate", "hf", "--temperature=-1"]);
+    assert!(code == 2 && err.contains("accepted: numbers from 0 on"), "{err}");
+}
+
+/// Ids that no text was made of have no tokenizer: the user must name one, unless they can be bytes.
+#[test]
+fn models_of_token_ids_ask_for_a_tokenizer() {
+    let deck = DECK.replace("text = \"text.txt\"\ntokenizer = \"tokenizer.json\"", "tokens = \"ids.bin\"");
+    for (vocab, known) in [(256, true), (300, false)] {
+        let folder = folder(&deck.replace("heads = 4", &format!("heads = 4\nvocab = {vocab}")));
+        let at = folder.path();
+        std::fs::write(at.join("ids.bin"), b"i\0n\0 \0t\0h\0e\0".repeat(20)).unwrap();
+        done(at, &["train", "deck.toml"]);
+        let generate = ["generate", "run/checkpoints/step_3.h5", "--prompt", "in", "--tokens", "5"];
+        if known {
+            assert!(done(at, &generate).starts_with("in"));
+        } else {
+            refused(at, &generate, &["step_3.h5", "its 300 ids", "--tokenizer"]);
+        }
+    }
+}
+
+/// Bits per byte are the loss in bits, times the tokens and through the bytes of the text that validates.
+#[test]
+fn bits_per_byte_count_the_bytes() {
+    let bytes = DECK.replace("tokenizer = \"tokenizer.json\"\n", "");
+    let other = "the word was the beginning , and the beginning was with God .\n".repeat(5);
+    let count = |text: &str| (text.split_whitespace().count() as f64, text.len() as f64);
+    let file = "valid = \"valid.txt\"";
+    for (deck, tokens, of) in [
+        (bytes.clone(), 1.0, 1.0),
+        (bytes.replace("valid = 0.25", file), 1.0, 1.0),
+        (DECK.replace("valid = 0.25", file), count(&other).0, count(&other).1),
+        (DECK.to_string(), 21.0, 92.0),
+    ] {
+        let folder = folder(&deck);
+        std::fs::write(folder.path().join("valid.txt"), &other).unwrap();
+        done(folder.path(), &["train", "deck.toml"]);
+        let journal = std::fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+        let rows = journal.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let row = rows.rev().find(|row| row.get("valid_loss").is_some()).unwrap();
+        let (loss, bits) = (row["valid_loss"].as_f64().unwrap(), row["bits_per_byte"].as_f64().unwrap());
+        let wanted = loss * std::f64::consts::LOG2_E * tokens / of;
+        assert!((bits - wanted).abs() < 1e-12 * wanted, "{bits}, not {wanted}:\n{deck}");
+    }
+}
