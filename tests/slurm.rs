@@ -329,6 +329,26 @@ fn srun_without_pmix_is_caught() {
     assert!(!cluster.path("run").exists());
 }
 
+/// Bad input ends a job for good, with code 2 and one line, whether the deck is wrong or a file that it names: all ranks end
+/// by themselves, before srun ends them with a signal, whose number it would report.
+#[test]
+fn bad_input_stays_down() {
+    let Some(cluster) = Cluster::up(&["--nodes", "2", "--slurm"]) else { return };
+    for (name, setting, words) in
+        [("typo", "optim.lrr=1", "did you mean optim.lr?"), ("file", "data.text=nowhere.txt", "nowhere.txt")]
+    {
+        let job = cluster.train(name, &[], &[setting]);
+        cluster.until(&format!("{name}.out"), "bad input; starting again would not mend it", 1);
+        cluster.until_idle();
+        let log = cluster.text(&format!("{name}.out"));
+        let ours: Vec<&str> = log.lines().filter(|line| line.starts_with("tawpipe: ")).collect();
+        assert!(ours.len() == 1 && ours[0].contains(words) && !log.contains("requeued"), "{log}");
+        assert_eq!(cluster.state(&job), "FAILED");
+        let shown = cluster.call(&["scontrol", "show", "job", &job]);
+        assert!(shown.contains("ExitCode=2:0") && shown.contains("Restarts=0"), "{shown}");
+    }
+}
+
 /// A node's cable is pulled in mid-step: the job ends with a line that names op, shard and peer, within `run.timeout` and
 /// the time that ending takes; it is requeued, and finishes once the cable is back.
 #[test]

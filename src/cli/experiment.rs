@@ -27,7 +27,7 @@ pub fn run(args: &ExperimentArgs) -> anyhow::Result<Exit> {
     if args.dry_run {
         return list(&experiment, &options);
     }
-    let stop = Stop::watch(None)?;
+    let stop = Stop::watch()?;
     let progress = measure(&experiment, &options, &|| stop.wanted().is_some())?;
     let records = read_folder(&options.results)?;
     if records.iter().any(|record| record.cell.place != Place::Simulated) {

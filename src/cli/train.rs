@@ -8,6 +8,6 @@ use super::args::TrainArgs;
 
 /// Trains what the deck describes.
 pub fn run(args: &TrainArgs) -> anyhow::Result<Exit> {
-    let deck = Deck::read(&args.deck.file, &args.deck.sets)?;
-    train(&deck, TrainOptions { resume: args.resume, json: args.json, dry_run: args.dry_run })
+    let read = || Ok(Deck::read(&args.deck.file, &args.deck.sets)?);
+    train(read, TrainOptions { resume: args.resume, json: args.json, dry_run: args.dry_run })
 }

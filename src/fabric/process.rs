@@ -6,14 +6,23 @@ use super::FabricError;
 const WORLD_SIZES: [&str; 5] =
     ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"];
 
+/// How many ranks a launcher says that it started, the variable that says it, if one does.
+fn launched(variable: &impl Fn(&str) -> Option<String>) -> Option<(&'static str, usize)> {
+    WORLD_SIZES.iter().find_map(|&name| Some((name, variable(name)?.parse().ok()?)))
+}
+
+/// How many ranks the launcher says that it started; 1 if nobody says anything. Known before MPI is initialised.
+pub fn launched_ranks() -> usize {
+    launched(&|name: &str| std::env::var(name).ok()).map_or(1, |(_, ranks)| ranks)
+}
+
 /// Refuses a world of one rank that was meant to have more: each of N such programs would train alone and overwrite
 /// the others' files. `variable` looks up the environment; a program without MPI is a world of one.
 ///
 /// # Errors
 /// [`FabricError::Singletons`], which says how to start the program.
 pub fn refuse_singletons(size: usize, variable: impl Fn(&str) -> Option<String>) -> Result<(), FabricError> {
-    let found = WORLD_SIZES.iter().find_map(|&name| Some((name, variable(name)?.parse::<usize>().ok()?)));
-    match found {
+    match launched(&variable) {
         Some((name, ranks)) if size == 1 && ranks > 1 => Err(FabricError::Singletons { variable: name, ranks }),
         _ => Ok(()),
     }

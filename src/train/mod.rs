@@ -54,27 +54,40 @@ fn patience(deck: &Deck) -> Duration {
     Duration::from_secs_f64((10.0 * deck.run.timeout.0).max(600.0))
 }
 
-/// Trains what a deck describes, on the ranks that the launcher started. Every rank calls it, and every rank returns
-/// the same unless something failed on it alone: then the whole job is aborted.
+/// Trains what a deck describes, on the ranks that the launcher started. Every rank calls it with what reads the deck, and
+/// every rank returns the same unless something failed on it alone: then the whole job is aborted.
 ///
 /// # Errors
 /// [`Agreed`] if something was wrong that all ranks know of; anything else ends the job.
-pub fn train(deck: &Deck, options: TrainOptions) -> anyhow::Result<Exit> {
+pub fn train(read: impl FnOnce() -> anyhow::Result<Deck>, options: TrainOptions) -> anyhow::Result<Exit> {
+    // First of all: a launcher that sees one rank end with an error sends SIGTERM to the others, which may still be at the
+    // deck. They too end by themselves, with their own code: `srun` reports the highest code of all.
+    let stop = Stop::watch()?;
+    let deck = read();
     #[cfg(feature = "cuda")]
-    if deck.run.device != DeviceKind::Cpu && deck.run.fabric != FabricKind::Mpi {
-        // First of all: it changes the environment, which must not have a second reader.
+    if let Ok(deck) = &deck
+        && deck.run.device != DeviceKind::Cpu
+        && deck.run.fabric != FabricKind::Mpi
+    {
+        // Before MPI: it changes the environment, which must not have a second reader.
         crate::fabric::nccl::prepare(deck.gpu.share);
     }
-    let stop = Stop::watch(deck.run.wall_time.map(|limit| limit.0))?;
     #[cfg(feature = "mpi")]
     {
-        use crate::fabric::mpi::World;
+        use crate::fabric::{launched_ranks, mpi::World};
+        let deck = match deck {
+            // A rank that is alone says what is wrong with its deck without MPI.
+            Err(error) if launched_ranks() == 1 => return Err(error),
+            deck => deck,
+        };
         let world = World::start()?;
-        world.set_patience(patience(deck));
-        // Also for one rank: its plan may have lanes of communication with nobody to talk to.
-        let wire = |splits: &[Split]| Some(Box::new(world.wire(splits)) as Box<dyn Wire>);
-        let groups = world.groups().clone();
-        let outcome = run(deck, options, &world, &groups, &wire, &stop);
+        let outcome = agree(&world, Exit::BadInput, deck).and_then(|deck| {
+            world.set_patience(patience(&deck));
+            // Also for one rank: its plan may have lanes of communication with nobody to talk to.
+            let wire = |splits: &[Split]| Some(Box::new(world.wire(splits)) as Box<dyn Wire>);
+            let groups = world.groups().clone();
+            run(&deck, options, &world, &groups, &wire, &stop.within(deck.run.wall_time.map(|limit| limit.0)))
+        });
         match outcome {
             Err(error) if !error.is::<Agreed>() => {
                 // Only this rank knows: say so, and take the others along by dropping the world.
@@ -94,6 +107,8 @@ pub fn train(deck: &Deck, options: TrainOptions) -> anyhow::Result<Exit> {
         refuse_singletons(1, |name| std::env::var(name).ok())?;
         let alone = world(1, LocalOptions::default()).remove(0);
         let wire = |_: &[Split]| Some(Box::new(alone.wire()) as Box<dyn Wire>);
-        run(deck, options, &alone, &crate::cluster::Groups::new(&[1]), &wire, &stop)
+        let deck = deck?;
+        let stop = stop.within(deck.run.wall_time.map(|limit| limit.0));
+        run(&deck, options, &alone, &crate::cluster::Groups::new(&[1]), &wire, &stop)
     }
 }

@@ -12,22 +12,29 @@ use crate::exit::Exit;
 #[derive(Clone, Debug)]
 pub struct Stop {
     signalled: Arc<AtomicBool>,
+    started: Instant,
     deadline: Option<Instant>,
 }
 
 impl Stop {
-    /// Watches SIGINT, SIGTERM and SIGUSR1 (what batch systems send before the end), and the clock from now on.
-    pub fn watch(wall_time: Option<f64>) -> std::io::Result<Self> {
+    /// Watches SIGINT, SIGTERM and SIGUSR1 (what batch systems send before the end).
+    pub fn watch() -> std::io::Result<Self> {
         let signalled = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGUSR1] {
             signal_hook::flag::register(signal, signalled.clone())?;
         }
-        Ok(Stop { signalled, deadline: wall_time.map(|limit| Instant::now() + Duration::from_secs_f64(limit)) })
+        Ok(Stop { signalled, started: Instant::now(), deadline: None })
+    }
+
+    /// Watches the clock too: seconds since the watch began.
+    pub fn within(mut self, wall_time: Option<f64>) -> Self {
+        self.deadline = wall_time.map(|limit| self.started + Duration::from_secs_f64(limit));
+        self
     }
 
     /// Never stops; for tests.
     pub fn never() -> Self {
-        Stop { signalled: Arc::default(), deadline: None }
+        Stop { signalled: Arc::default(), started: Instant::now(), deadline: None }
     }
 
     /// What this rank knows.
