@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # What the job scripts share. They set `jobs`, the folder of this file, and get
 #   launch PROGRAM…         runs a program on all ranks (from the machine file)
+#   resources RANKS         prints what sbatch must be asked for, for so many ranks a node (from the machine file)
 #   train FOLDER DECK …     trains, once or again, and says by its exit code whether that is all
 : "${jobs:?set by the job script}"
 root=$(cd "$jobs/.." && pwd)
@@ -13,6 +14,7 @@ job=${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY
 tawpipe=(tawpipe)
 [ ! -x "$root/target/release/tawpipe" ] || tawpipe=("$root/target/release/tawpipe")
 settings=()
+resources() { :; }
 
 MACHINE=${MACHINE:-cpu}
 [ -f "$MACHINE" ] || MACHINE=$jobs/machines/$MACHINE.sh

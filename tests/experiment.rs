@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -195,6 +196,34 @@ fn the_time_limit_ends_it() {
     assert_eq!(output.status.code(), Some(4), "{said}");
     assert!(said.contains("before 8 runs"), "{said}");
     assert_eq!(read_folder(&lab.results()).unwrap(), []);
+}
+
+/// jobs/scaling.sbatch asks sbatch for the GPUs and cores that the machine file wants for a cell's ranks.
+#[test]
+fn an_array_asks_for_what_the_machine_needs() {
+    let lab = Lab::new(&SMALL.replace("ranks = [1]", "ranks = [2]").replace("\"machine\"", "\"allocation\""));
+    let (folder, sbatch) = (lab.folder.path(), lab.folder.path().join("sbatch"));
+    fs::write(&sbatch, "#!/bin/sh\necho \"$@\" >>submitted\n").unwrap();
+    fs::set_permissions(&sbatch, fs::Permissions::from_mode(0o755)).unwrap();
+    let scaling = Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs/scaling.sbatch");
+    let submitted = |machine: &str| {
+        let _ = fs::remove_file(folder.join("submitted"));
+        let mut bash = Command::new("bash");
+        bash.arg(&scaling).arg("small.toml").current_dir(folder).env("MACHINE", machine);
+        bash.env("SBATCH_OPTIONS", "--account=ours").env("TAWPIPE", env!("CARGO_BIN_EXE_tawpipe"));
+        bash.env("PATH", format!("{}:{}", folder.display(), std::env::var("PATH").unwrap()));
+        let output = bash.env_remove("SLURM_ARRAY_TASK_ID").output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        fs::read_to_string(folder.join("submitted")).unwrap()
+    };
+    let all = |line: &str, words: &[&str]| words.iter().all(|word| line.split(' ').any(|found| found == *word));
+    for machine in ["nvlink-ethernet", "nvlink-infiniband"] {
+        let line = submitted(machine);
+        let wanted = ["--ntasks-per-node=2", "--gpus-per-node=2", "--cpus-per-task=8", "--account=ours"];
+        assert!(all(&line, &wanted), "{machine}: {line}");
+    }
+    let line = submitted("cpu");
+    assert!(all(&line, &["--ntasks-per-node=2", "--cpus-per-task=1"]) && !line.contains("gpus"), "{line}");
 }
 
 /// On a virtual cluster links have their rates, what crosses them is counted by their own counters and is what the plan

@@ -8,6 +8,9 @@
 cores=${SLURM_CPUS_PER_TASK:-1}
 settings=(--set "run.threads=$((cores > 1 ? cores - 1 : 1))")
 
+# What jobs/scaling.sbatch asks for, for so many ranks a node.
+resources() { echo "--cpus-per-task=${CPUS_PER_TASK:-1}"; }
+
 launch() {
     # --mpi=pmix          how Open MPI's ranks find each other; without it each would be alone
     # --kill-on-bad-exit  a rank that dies takes the others along at once instead of after run.timeout

@@ -23,6 +23,9 @@ export CUDA_DEVICE_MAX_CONNECTIONS=1
 export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader,tcp
 [ -z "${NETWORK:-}" ] || export OMPI_MCA_btl_tcp_if_include="$NETWORK"
 
+# What jobs/scaling.sbatch asks for, for so many ranks a node: each has a GPU.
+resources() { echo "--gpus-per-node=$1 --cpus-per-task=8"; }
+
 launch() {
     # As on nvlink-infiniband.sh.
     srun --mpi=pmix --kill-on-bad-exit=1 --wait=20 --gpu-bind=none --cpu-bind=cores \

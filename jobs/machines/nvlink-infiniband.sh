@@ -22,6 +22,9 @@ export CUDA_DEVICE_MAX_CONNECTIONS=1
 # MPI over the same fabric, on the host only: NCCL owns the GPUs' memory.
 export OMPI_MCA_pml=ucx UCX_TLS=rc,sm,self
 
+# What jobs/scaling.sbatch asks for, for so many ranks a node: each has a GPU.
+resources() { echo "--gpus-per-node=$1 --cpus-per-task=8"; }
+
 launch() {
     # --kill-on-bad-exit, --wait  a lost rank or node ends the others, as on cpu.sh
     # --gpu-bind=none  every rank sees all GPUs of its node, without which NVLink peers cannot open each other's memory;

@@ -14,7 +14,10 @@ settings=()
 
 # 4. Network: which interfaces or cards carry data? `ip -br addr`, `ibstat`; the other machine files have the variables.
 
-# 5. How ranks are started. `srun --mpi=list` must show pmix; if it does not, use mpirun, which knows Slurm's nodes:
+# 5. What does sbatch need for so many ranks a node? jobs/scaling.sbatch asks for it; on the command line you do.
+resources() { echo "--cpus-per-task=1"; }                            # with GPUs: "--gpus-per-node=$1 --cpus-per-task=8"
+
+# 6. How ranks are started. `srun --mpi=list` must show pmix; if it does not, use mpirun, which knows Slurm's nodes:
 launch() {
     # srun --mpi=pmix --kill-on-bad-exit=1 --wait=20 "$@"
     # mpirun passes no signal that Slurm sends to steps (--signal=USR1 without B:); it passes those it gets itself, and
