@@ -1,5 +1,7 @@
 //! The command line and the deck: what is accepted, and how bad input is refused.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
@@ -159,12 +161,8 @@ fn bad_data_is_refused_by_train() {
 fn an_error_of_all_ranks_is_said_once() {
     let folder = folder(DECK);
     for (set, words) in [("optim.lrr=1", "did you mean optim.lr?"), ("data.text=nowhere.txt", "nowhere.txt")] {
-        let output = std::process::Command::new("mpirun")
-            .args(["-n", "3", "--bind-to", "none", env!("CARGO_BIN_EXE_tawpipe"), "train", "deck.toml", "--set", set])
-            .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
-            .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-            .env("OMPI_MCA_rmaps_base_oversubscribe", "1")
-            .env("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
+        let output = common::mpirun(3)
+            .args([env!("CARGO_BIN_EXE_tawpipe"), "train", "deck.toml", "--set", set])
             .current_dir(folder.path())
             .output()
             .unwrap();

@@ -47,14 +47,9 @@ fn folder() -> TempDir {
 impl Job {
     fn start(folder: TempDir, args: &[&str]) -> Self {
         let log = fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(std::env::var("MPIRUN").unwrap_or("mpirun".into()))
-            .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
-            .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-            .env("OMPI_MCA_rmaps_base_oversubscribe", "1")
-            .env("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
+        let child = common::mpirun(3)
             .env("RUST_BACKTRACE", "0")
-            .env("MPIEXEC_TIMEOUT", "120")
-            .args(["-n", "3", "--bind-to", "none", env!("CARGO_BIN_EXE_tawpipe"), "train"])
+            .args([env!("CARGO_BIN_EXE_tawpipe"), "train"])
             .arg(folder.path().join("deck.toml"))
             .args(["--set", &format!("run.folder={:?}", folder.path().join("run"))])
             .args(args)

@@ -2,12 +2,14 @@
 //! Driver and NCCL are kernels/emu/driver; everything above is what runs on real ones.
 #![cfg(all(feature = "cuda", feature = "mpi", target_os = "linux"))]
 
+mod common;
+
 #[path = "kernels/built.rs"]
 #[allow(dead_code, reason = "the file has more than this test needs")]
 mod built;
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -37,17 +39,13 @@ fn folder() -> tempfile::TempDir {
 fn launch(folder: &Path, ranks: usize, run: &str, sets: &[&str], variables: &[(&str, &str)]) -> Output {
     let driver = built::emulated_driver();
     let old = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
-    let mut command = Command::new(std::env::var("MPIRUN").unwrap_or("mpirun".into()));
+    let mut command = common::mpirun(ranks);
     command
         .env("LD_LIBRARY_PATH", format!("{}:{old}", driver.display()))
         .env("TAWPIPE_KERNELS", driver.join("modules"))
         .env("EMU_DEVICES", "4")
-        .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
-        .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-        .env("OMPI_MCA_rmaps_base_oversubscribe", "1")
-        .env("MPIEXEC_TIMEOUT", "120")
         .envs(variables.iter().copied())
-        .args(["-n", &ranks.to_string(), "--bind-to", "none", env!("CARGO_BIN_EXE_tawpipe"), "train"])
+        .args([env!("CARGO_BIN_EXE_tawpipe"), "train"])
         .arg(folder.join("deck.toml"))
         .arg("--json");
     let run = format!("run.folder={}", folder.join(run).display());

@@ -67,9 +67,27 @@ pub fn virtual_cluster(slurm: bool) -> bool {
     false
 }
 
+/// mpirun with so many ranks on this machine: for root, with more ranks than cores, and ended by itself if ranks wait for
+/// each other.
+pub fn mpirun(ranks: usize) -> Command {
+    let mut command = Command::new(std::env::var("MPIRUN").unwrap_or("mpirun".into()));
+    command
+        .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+        .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+        // Open MPI 4, and 5.
+        .env("OMPI_MCA_rmaps_base_oversubscribe", "1")
+        .env("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
+        // Open MPI and MPICH obey the same variable.
+        .env("MPIEXEC_TIMEOUT", "120")
+        .args(["-n", &ranks.to_string(), "--bind-to", "none"]);
+    command
+}
+
 /// A Python that has these modules: that of `TAWPIPE_PYTHON`, or python3; if it has not, the test is skipped.
 pub fn python(modules: &str) -> Option<String> {
-    let python = std::env::var("TAWPIPE_PYTHON").unwrap_or_else(|_| "python3".into());
+    // The Makefile sets it to nothing where no Python has h5py.
+    let named = std::env::var("TAWPIPE_PYTHON").ok().filter(|name| !name.is_empty());
+    let python = named.unwrap_or_else(|| "python3".into());
     let has = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
     if has.is_ok_and(|done| done.status.success()) {
         return Some(python);

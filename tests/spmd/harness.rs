@@ -206,22 +206,10 @@ mod mpi {
         world.finish();
     }
 
-    /// Seconds after which mpirun ends a job: Open MPI and MPICH obey the same variable.
-    const LIMIT: &str = "120";
-
-    /// This program under an mpirun that works for root, on any machine, and ends by itself if ranks wait for each
-    /// other.
+    /// This program under mpirun.
     fn mpirun(ranks: usize, mode: &str, options: &[&str]) -> Command {
-        let mut command = Command::new(std::env::var("MPIRUN").unwrap_or("mpirun".into()));
-        command
-            .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
-            .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-            .env("OMPI_MCA_rmaps_base_oversubscribe", "1")
-            .env("MPIEXEC_TIMEOUT", LIMIT)
-            .env(MODE, mode)
-            .args(["-n", &ranks.to_string(), "--bind-to", "none"])
-            .args(options)
-            .arg(std::env::current_exe().unwrap());
+        let mut command = crate::common::mpirun(ranks);
+        command.env(MODE, mode).args(options).arg(std::env::current_exe().unwrap());
         command
     }
 
