@@ -9,6 +9,10 @@ use std::sync::OnceLock;
 fn built(goal: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
+    std::fs::create_dir_all(&out).expect("a folder of the build can be made");
+    // Two makes in one folder would disturb each other: another test program's is waited for.
+    let turn = std::fs::File::create(out.join("turn")).and_then(|turn| turn.lock().map(|()| turn));
+    let _turn = turn.expect("the folder can be locked");
     let made = Command::new("make")
         .args(["--no-print-directory", "-j2", "-C"])
         .arg(folder)
