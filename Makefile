@@ -72,6 +72,7 @@ lint: deps ## Formatting, clippy and documentation, all warnings are errors
 	cargo fmt --check
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items $(FEATURES)
+	@scripts/lint.sh
 
 # PyTorch is looked for in .venv-bench, where `python3 -m venv .venv-bench && .venv-bench/bin/pip install torch` puts it.
 bench: build ## Compare speed and memory with PyTorch, if that is there; BENCH="--only tiny-f32" for a part
@@ -79,16 +80,14 @@ bench: build ## Compare speed and memory with PyTorch, if that is there; BENCH="
 	python3 benches/compare.py --binary $(abspath $(TAWPIPE)) $(BENCH)
 
 # Links with a rate need root and iproute2: without them the cells without one run, beside each other on this machine.
-# PyTorch as for `bench`. Results that came with the repository are another machine's: new ones take their place. The
-# experiment ends by itself after 19 minutes; the same command goes on with what is missing.
+# PyTorch as for `bench`. Results go to results/, which git ignores; those of docs/results are another machine's, and stay.
+# The experiment ends by itself after 19 minutes; the same command goes on with what is missing.
 EXPERIMENT ?= inputs/experiments/small.toml
-RESULTS    ?= docs/results/$(basename $(notdir $(EXPERIMENT)))
+RESULTS    ?= results/$(basename $(notdir $(EXPERIMENT)))
 TORCH      ?= $(shell for p in .venv-bench/bin/python python3; do $$p -c 'import torch' 2>/dev/null && command -v $$p && break; done)
 
 experiment: build ## Measure every system beside PyTorch on a virtual cluster (20 minutes); EXPERIMENT=… for another file
 	@scripts/text.sh
-	@for f in $$(git ls-files '$(RESULTS)/*.json' '$(RESULTS)/calibration.toml' 2>/dev/null); do \
-	    ! git diff --quiet HEAD -- "$$f" || rm -f "$$f"; done
 	@on=; PATH="$$PATH:/usr/sbin:/sbin"; \
 	if [ "$$(id -u)" != 0 ] || ! command -v ip tc >/dev/null; then \
 	    echo "no root or no iproute2: links stay as they are, on this machine alone"; on="--on machine"; fi; \
