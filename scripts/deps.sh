@@ -23,7 +23,7 @@ old_rust=""
 if ! rust_is_recent; then
     # What rustup manages, or was put beside Debian's, stays in front of anything that apt installs.
     case $(command -v cargo || echo /usr/bin/cargo) in
-    /usr/bin/cargo | /bin/cargo) command -v rustup >/dev/null && old_rust=yes || need cargo-web rustc-web ;;
+    /usr/bin/cargo | /bin/cargo) if command -v rustup >/dev/null; then old_rust=yes; else need cargo-web rustc-web; fi ;;
     *) old_rust=yes ;;
     esac
 fi
@@ -36,7 +36,9 @@ command -v h5dump >/dev/null || need hdf5-tools
 if [ -z "${LIBCLANG_PATH:-}" ]; then
     # The names and places that bindgen tries. LLVM's libclang-cpp.so, which has no number, is another library.
     found=no
-    for folder in /usr/local/llvm*/lib* /usr/local/lib* /usr/local/lib*/* /usr/local/lib*/*/* /usr/lib* /usr/lib*/* /usr/lib*/*/*; do
+    usr=${DEPS_USR:-/usr} # tests have one of their own
+    for folder in "$usr"/local/llvm*/lib* "$usr"/local/lib* "$usr"/local/lib*/* "$usr"/local/lib*/*/* \
+        "$usr"/lib* "$usr"/lib*/* "$usr"/lib*/*/*; do
         for file in "$folder"/libclang.so* "$folder"/libclang-[0-9]*.so*; do
             [ ! -e "$file" ] || found=yes
         done

@@ -6,7 +6,7 @@
 #     SUITE=trixie scripts/fresh.sh        another release of Debian than bookworm
 #     RUST=debian scripts/fresh.sh         without this machine's Rust
 #
-# Exit code: the command's, or 77 if there can be no such root. Downloaded crates are shared with this machine, and so is the
+# The command sees FRESH_ROOT=yes. Exit code: the command's, or 77 if there can be no such root. Downloaded crates are shared with this machine, and so is the
 # file TAWPIPE_TEST_RECORD, where it is set. All happens in namespaces: when their first process ends, also by a signal, all
 # processes and mounts are gone, and the root is a folder without mounts, which is removed.
 set -euo pipefail
@@ -95,7 +95,7 @@ mkdir -p "$cargo/registry" "$root/root/.cargo"
 cp "$cargo"/config* "$root/root/.cargo/" 2>/dev/null || true
 git clone -q . "$root/src"
 
-variables=(HOME=/root PATH=/root/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
+variables=(FRESH_ROOT=yes HOME=/root PATH=/root/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
     FRESH_CARGO="$cargo" FRESH_RUSTUP="$rustup" FRESH_RUST="$rust")
 while IFS= read -r name; do
     variables+=("$name=${!name}")

@@ -11,7 +11,6 @@ if [ -z "${TAWPIPE_TEST_RECORD:-}" ]; then
     TAWPIPE_TEST_RECORD=$own
 fi
 export TAWPIPE_TEST_RECORD
-record() { printf "$@" >>"$TAWPIPE_TEST_RECORD"; }
 said=$(mktemp)
 trap 'rm -f "$said" "$said.code" $own' EXIT
 
@@ -19,12 +18,12 @@ failed=0
 if [ "${1:-}" = --kernels ]; then
     shift
     if ! scripts/nvcc.sh >/dev/null; then
-        record 'passed\t1\nskipped\tno nvcc\tscripts/nvcc.sh installs it where Python has venv and pip\tkernels for GPUs\n'
+        printf >>"$TAWPIPE_TEST_RECORD" 'passed\t1\nskipped\tno nvcc\tscripts/nvcc.sh installs it where Python has venv and pip\tkernels for GPUs\n'
     elif make --no-print-directory kernels; then
-        record 'passed\t1\n'
+        printf >>"$TAWPIPE_TEST_RECORD" 'passed\t1\n'
     else
         failed=1
-        record 'failed\t1\tmake kernels\n'
+        printf >>"$TAWPIPE_TEST_RECORD" 'failed\t1\tmake kernels\n'
     fi
 fi
 

@@ -16,6 +16,105 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
 }
 
+/// A machine for deps.sh: its programs are a folder, and its apt-get only says what it was asked to install.
+struct Machine(TempDir);
+
+impl Machine {
+    /// With everything that a build needs but libclang, and Rust of a version, if any.
+    fn new(rust: Option<&str>) -> Self {
+        let machine = Machine(TempDir::new().unwrap());
+        for tool in ["sed", "sort", "cut", "dirname", "cat", "sh"] {
+            std::os::unix::fs::symlink(format!("/usr/bin/{tool}"), machine.0.path().join(tool)).unwrap();
+        }
+        for tool in ["cc", "c++", "pkg-config", "mpicc", "mpirun", "h5cc", "h5dump", "bible"] {
+            machine.program(tool, "exit 0");
+        }
+        machine.program("id", "echo 0");
+        machine.program("apt-get", "echo \"apt-get $*\"; [ \"$1\" = update ] || echo \"$*\" >>\"${0%/*}/installed\"");
+        if let Some(version) = rust {
+            machine.program("cargo", "exit 0");
+            machine.program("rustc", &format!("echo 'rustc {version} (hash date)'"));
+        }
+        machine
+    }
+
+    fn program(&self, name: &str, body: &str) {
+        let path = self.0.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn library(&self, name: &str) {
+        let folder = self.0.path().join("usr/lib/llvm-14/lib");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), "").unwrap();
+    }
+
+    /// Runs deps.sh: its exit code, what it says, and what it installed.
+    fn deps(&self) -> (Option<i32>, String, String) {
+        let mut deps = Command::new("/bin/sh");
+        deps.arg(root().join("scripts/deps.sh")).env("PATH", self.0.path()).env("DEPS_USR", self.0.path().join("usr"));
+        for name in ["MPICC", "HDF5_DIR", "LIBCLANG_PATH", "DATA"] {
+            deps.env_remove(name);
+        }
+        let output = deps.output().unwrap();
+        let installed = fs::read_to_string(self.0.path().join("installed")).unwrap_or_default();
+        (output.status.code(), said(&output), installed)
+    }
+}
+
+/// libclang is what bindgen would take for it: neither LLVM's libclang-cpp nor a runtime library of its sanitizers.
+#[test]
+fn libclang_is_looked_for_as_bindgen_does() {
+    for (library, enough) in [
+        ("libclang-cpp.so.14", false),
+        ("libclang_rt.asan-x86_64.so", false),
+        ("libclang.so", true),
+        ("libclang.so.1", true),
+        ("libclang-14.so.1", true),
+    ] {
+        let machine = Machine::new(Some("1.99.0"));
+        machine.library(library);
+        let (code, said, installed) = machine.deps();
+        assert_eq!((code, installed.contains("libclang-dev")), (Some(0), !enough), "{library}: {said}");
+    }
+}
+
+/// Where there is no Rust, Debian's recent one is installed; an old one, or an old archive, gets one line that names the needed
+/// version and how to get it.
+#[test]
+fn an_old_rust_is_told_what_is_needed() {
+    let cargo = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let needed = cargo.split("rust-version = \"").nth(1).unwrap().split('"').next().unwrap();
+    let told = |(code, said, installed): (Option<i32>, String, String), found: &str| {
+        assert_eq!((code, installed.as_str()), (Some(1), ""), "{said}");
+        let ours: Vec<&str> = said.lines().filter(|line| line.contains("Rust")).collect();
+        let words = [found, needed, "rustup", "cargo-web and rustc-web"];
+        assert!(ours.len() == 1 && words.iter().all(|word| ours[0].contains(word)), "{said}");
+    };
+    told(Machine::new(Some("1.80.1")).deps(), "Rust 1.80.1");
+    told(Machine::new(Some("1.9.0")).deps(), "Rust 1.9.0");
+
+    let offered = |version: &str| {
+        let machine = Machine::new(None);
+        machine.library("libclang.so");
+        machine.program("apt-cache", &format!("echo 'Package: cargo-web'; echo 'Version: {version}+dfsg1-1~deb12u2'"));
+        machine
+    };
+    told(offered("1.85.0").deps(), "Rust is missing");
+    let machine = offered("1.96.0");
+    // What is installed appears.
+    let rust = "printf '#!/bin/sh\\necho rustc 1.96.0 x\\n' >\"${0%/*}/rustc\"; cp \"${0%/*}/rustc\" \"${0%/*}/cargo\"; \
+                chmod +x \"${0%/*}/rustc\" \"${0%/*}/cargo\"; echo \"$*\" >>\"${0%/*}/installed\"";
+    for tool in ["cp", "chmod"] {
+        std::os::unix::fs::symlink(format!("/usr/bin/{tool}"), machine.0.path().join(tool)).unwrap();
+    }
+    machine.program("apt-get", rust);
+    let (code, said, installed) = machine.deps();
+    assert!(code == Some(0) && installed.contains("cargo-web rustc-web"), "{said}");
+    assert!(Machine::new(Some(&format!("{needed}.0"))).deps().1.contains("libclang-dev"), "new enough, and goes on");
+}
+
 /// What test-summary.awk says of a record, and whether it ends well.
 fn summary(record: &str, variables: &[(&str, &str)]) -> (bool, Vec<String>) {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -62,6 +161,24 @@ fn continuous_integration_skips_little() {
     );
     let allowed = summary(&record, &[("CI", "true"), ("TAWPIPE_MAY_SKIP", "Slurm|h5py")]);
     assert_eq!((allowed.0, allowed.1.last().unwrap().as_str()), (true, "4 passed, 0 failed, 3 skipped"));
+}
+
+/// No example of a virtual cluster wants latency, for which many kernels have no module.
+#[test]
+fn examples_need_no_netem() {
+    let folder = |name: &str| fs::read_dir(root().join(name)).unwrap().map(|entry| entry.unwrap().path());
+    let files = folder("docs").chain(folder("inputs/experiments"));
+    let mut seen = 0;
+    for file in files.chain([root().join("README.md"), root().join("jobs/README.md")]).filter(|file| file.is_file()) {
+        let Ok(text) = fs::read_to_string(&file) else { continue };
+        let examples = text.lines().filter(|line| line.contains("virtual-cluster up") || line.contains("rate = \""));
+        for line in examples {
+            seen += 1;
+            let code = line.split('#').next().unwrap();
+            assert!(!code.contains("latency"), "{}: {line}", file.display());
+        }
+    }
+    assert!(seen > 5, "only {seen} examples found");
 }
 
 /// Runs test.sh with a cargo that says this and ends with that code.

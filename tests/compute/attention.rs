@@ -29,7 +29,7 @@ fn dense(shape: &Attention, qkv: &[f64], dout: &[f64]) -> Dense {
                 let scores: Vec<f64> = (0..=i)
                     .map(|t| scale * (0..hd).map(|j| qkv[at(i, q, j)] * qkv[at(t, k, j)]).sum::<f64>())
                     .collect();
-                let top = scores.iter().cloned().fold(f64::MIN, f64::max);
+                let top = scores.iter().copied().fold(f64::MIN, f64::max);
                 let lse = top + scores.iter().map(|s| (s - top).exp()).sum::<f64>().ln();
                 r.lse[(b * shape.heads + h) * seq + i] = lse;
                 let weights: Vec<f64> = scores.iter().map(|s| (s - lse).exp()).collect();

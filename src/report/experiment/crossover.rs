@@ -39,7 +39,7 @@ fn sentence(view: &View, family: &[usize]) -> Option<String> {
     let (dim, layers) = cells().next().map(|cell| (cell.shape.dim, cell.shape.layers))?;
     let share = layers as f64 / first.ranks() as f64;
     let words = |cross: Option<f64>, least: usize| match cross {
-        Some(tokens) => format!("at {:.0} tokens a micro-batch", tokens),
+        Some(tokens) => format!("at {tokens:.0} tokens a micro-batch"),
         None => format!("nowhere from {least} to {most} tokens a micro-batch"),
     };
     let kept_curve = curve(&kept, &bytes);
