@@ -289,7 +289,9 @@ fn wall_time_continues_and_scancel_does_not() {
     let steps = cluster.losses("run").len();
     let last = cluster.path(&format!("run/checkpoints/step_{steps}.h5"));
     assert!(last.exists(), "{}\n{}", last.display(), cluster.everything());
-    assert_eq!(cluster.text("run.out").matches("requeued").count(), 1, "{}", cluster.everything());
+    // A busy machine may have needed more turns of five seconds before that; scancel is not another one.
+    let (log, turn) = (cluster.text("run.out"), "stopped by the wall time; requeued");
+    assert_eq!(log.matches("requeued").count(), log.matches(turn).count(), "{}", cluster.everything());
 }
 
 /// An array of three, from an experiment's file: each cell is a task of its own and leaves its result, and cells that have
