@@ -4,6 +4,10 @@
 use std::path::Path;
 
 use assert_cmd::Command;
+use tawpipe::checkpoint::hf::HfFolder;
+use tawpipe::data::{Tokenizer, TokenizerChoice};
+use tawpipe::device::Cpu;
+use tawpipe::generate::{Sampler, Window, generate};
 use tempfile::TempDir;
 
 /// Whole words, split at spaces; 12 ids.
@@ -100,6 +104,40 @@ fn every_kind_of_folder_speaks_alike() {
     refused(at, &generate("moved.json"), &["moved.json"]);
     let (code, _, err) = tawpipe(at, &["generate", "hf", "--temperature=-1"]);
     assert!(code == 2 && err.contains("accepted: numbers from 0 on"), "{err}");
+}
+
+/// Each new token is the likeliest one after as many tokens as the window holds, and what is likely depends on all of them.
+#[test]
+fn the_window_slides_by_one_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let words: Vec<String> = (0..256).map(|id| format!("\"w{id}\": {id}")).collect();
+    let json = folder.path().join("tokenizer.json");
+    let vocab = r#""[UNK]": 0, "in": 1, "the": 2, "beginning": 3,"#;
+    let rest = WORDS.split_once(vocab).unwrap().0.replace("[UNK]", "w0");
+    std::fs::write(&json, format!("{rest}{}}}}}}}", words.join(", "))).unwrap();
+    let tokenizer = Tokenizer::load(&TokenizerChoice::File(json)).unwrap();
+
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity/b_gqa2/final");
+    let mut window = Window::new(&HfFolder::open(&model).unwrap(), 6, Cpu::new(1)).unwrap();
+    let mut logits = |context: &[u32]| window.logits(context).unwrap().to_vec();
+    let plain = logits(&[1, 2, 3]);
+    for other in [&[1, 2, 4][..], &[1, 5, 3], &[6, 2, 3], &[7, 1, 2, 3]] {
+        assert_ne!(plain, logits(other), "{other:?}");
+    }
+    let said = generate(&mut window, &tokenizer, &mut Sampler::new(0.0, 0), "w1 w2 w3 w4", 40).unwrap();
+    let ids: Vec<u32> = said.split(' ').map(|word| word[1..].parse().unwrap()).collect();
+    assert_eq!((ids.len(), &ids[..4]), (44, &[1, 2, 3, 4][..]));
+    let mut likeliest = |context: &[u32]| {
+        let logits = window.logits(context).unwrap();
+        (0..256).max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize])).unwrap()
+    };
+    let mut shorter = 0;
+    for at in 4..ids.len() {
+        let from = at.saturating_sub(6);
+        assert_eq!(ids[at], likeliest(&ids[from..at]), "token {at} of {said}");
+        shorter += usize::from(ids[at] != likeliest(&ids[from + 1..at]));
+    }
+    assert!(shorter > 0, "no token depends on the length of the window: {said}");
 }
 
 /// Ids that no text was made of have no tokenizer: the user must name one, unless they can be bytes.
