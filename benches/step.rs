@@ -191,7 +191,7 @@ fn main() {
         // SAFETY: one thread, f32 masters.
         let values = unsafe { memory.slot(i).slice_mut::<f32>() };
         for param in &schedule.shards.shards[held.shard].params {
-            init(1, param, &mut values[param.offset..param.offset + param.len()]);
+            init(1, param, 0, &mut values[param.offset..param.offset + param.len()]);
         }
     }
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };

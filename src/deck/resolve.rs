@@ -123,6 +123,12 @@ impl RunSection {
         if self.steps == 0 {
             return Err(origin.invalid("run.steps = 0; it must be at least 1"));
         }
+        if !self.checkpoint && self.checkpoint_every > 0 {
+            let every = self.checkpoint_every;
+            return Err(origin.invalid(format!(
+                "run.checkpoint = false excludes run.checkpoint_every = {every}; remove one of them"
+            )));
+        }
         if self.keep == 0 {
             return Err(origin.invalid("run.keep = 0; at least 1 checkpoint must be kept"));
         }

@@ -113,6 +113,8 @@ section! {
         deterministic: bool = true,
         /// Run folder. Left out: `runs/DECK-TIME` in the current directory.
         folder: Option<PathBuf> = None,
+        /// `false`: the run writes no checkpoint at all, also where it is stopped. For measurements of speed: such a run cannot be continued, and its weights are lost.
+        checkpoint: bool = true,
         /// Steps between checkpoints; 0: one at the end. The last step always writes one.
         checkpoint_every: u64 = 0,
         /// Checkpoints kept; older ones are removed.

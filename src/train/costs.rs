@@ -100,7 +100,7 @@ fn measure(shape: &ModelShape, batch: Batch, run: &RunSection, device: impl Devi
         memory.upload(gradient, &vec![0.0f32; most])?;
         for param in unit_params(shape, unit).0 {
             let mut values = vec![0.0; param.len()];
-            init(0, &param, &mut values);
+            init(0, &param, 0, &mut values);
             memory.upload(gradient.sub(param.offset..param.offset + param.len()), &values)?;
         }
         device.cast(gradient, weights);

@@ -256,7 +256,7 @@ impl<'a> Run<'a> {
 
     /// Writes a checkpoint together with all ranks, and removes old ones.
     fn save(&mut self) -> anyhow::Result<()> {
-        if !cfg!(feature = "hdf5") {
+        if !cfg!(feature = "hdf5") || !self.deck.run.checkpoint {
             return Ok(());
         }
         let job = &self.session.schedule.job;

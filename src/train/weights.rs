@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use rayon::prelude::*;
+
 use crate::checkpoint::{Piece, PieceMut, pieces, pieces_mut};
 use crate::device::{DeviceError, Memory};
 use crate::model::init;
@@ -27,18 +29,32 @@ fn owned(plan: &RankPlan) -> impl Iterator<Item = Owned> + '_ {
     })
 }
 
-/// Fills the masters with initial weights.
+/// Elements that a thread initialises at a time.
+const PIECE: usize = 1 << 16;
+
+/// Fills the masters with initial weights, by this rank's part of the cores that its group shares.
 pub fn initialise(schedule: &Schedule, plan: &RankPlan, memory: &Memory, seed: u64) -> Result<(), DeviceError> {
+    let groups = &schedule.job.groups;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = (cores / groups.size(groups.group_of(plan.rank))).max(1);
+    let pool = (threads > 1).then(|| rayon::ThreadPoolBuilder::new().num_threads(threads).build().ok()).flatten();
+    let mut values = Vec::new();
     for Owned { slots } in owned(plan) {
         let place = plan.slots[slots[0]].holds.as_ref().expect("masters hold parameters");
         for param in &schedule.shards.shards[place.shard].params {
             let start = param.offset.max(place.range.start);
             let end = (param.offset + param.len()).min(place.range.end);
             if start < end {
-                let mut whole = vec![0.0; param.len()];
-                init(seed, param, &mut whole);
+                values.resize(end - start, 0.0);
+                let piece = |(number, piece): (usize, &mut [f32])| {
+                    init(seed, param, start - param.offset + number * PIECE, piece);
+                };
+                match &pool {
+                    Some(pool) => pool.install(|| values.par_chunks_mut(PIECE).enumerate().for_each(piece)),
+                    None => values.chunks_mut(PIECE).enumerate().for_each(piece),
+                }
                 let here = start - place.range.start..end - place.range.start;
-                memory.upload(memory.slot(slots[0]).sub(here), &whole[start - param.offset..end - param.offset])?;
+                memory.upload(memory.slot(slots[0]).sub(here), &values)?;
             }
         }
     }

@@ -125,7 +125,7 @@ impl Trainer {
             let master = unsafe { memory.slot(slot).slice_mut::<f32>() };
             for param in &schedule.shards.shards[place.shard].params {
                 let mut whole = vec![0.0; param.len()];
-                init(11, param, &mut whole);
+                init(11, param, 0, &mut whole);
                 let (start, end) = (param.offset.max(place.range.start), param.offset + param.len());
                 let end = end.min(place.range.end);
                 if start < end {

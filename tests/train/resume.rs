@@ -39,6 +39,22 @@ fn continues_to_the_bit() {
     assert_eq!(both.steps.iter().map(|record| record.step).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
 }
 
+/// `run.checkpoint = false`: the run ends as any other, and has written no checkpoint; a deck that also says how often to write one
+/// contradicts itself.
+#[test]
+fn a_run_may_write_no_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let sets = [&format!("run.folder={run:?}"), "run.checkpoint=false", "run.checkpoint_every=0", "run.steps=2"];
+    let history = program(&deck(TEXT, &[2], &sets), false);
+    assert_eq!(history.steps.len(), 2);
+    assert!(run.join("DONE").exists());
+    assert_eq!(std::fs::read_dir(run.join("checkpoints")).map_or(0, Iterator::count), 0);
+
+    let error = Deck::parse(TEXT, Path::new("deck.toml"), &["run.checkpoint=false".into()]).unwrap_err().to_string();
+    assert!(error.contains("run.checkpoint = false excludes run.checkpoint_every = 3"), "{error}");
+}
+
 /// Four ranks, then two, then six, in other groups: the losses of one undisturbed run to 2e-6.
 #[test]
 fn continues_on_other_worlds() {
