@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """PyTorch on one GPU, for comparison in the same run: its kernels, and training of a LLaMA.
 
-    python torch_gpu.py kernels [--tiny]
+    python torch_gpu.py kernels [--tiny] [--part attention | rows]
     python torch_gpu.py train --shape '{"dim": 1280, …}' --seq 4096 --micro 4 --accum 2 [--eager] [--pure] [--recompute]
 
-One JSON object a line on standard output. `kernels` uses the names and sizes of `benches/kernels`. `train` is torch.compile,
+One JSON object a line on standard output. `kernels` uses the names and sizes of `benches/kernels`; its part `attention`, with
+the ceilings, compiles nothing and ends in seconds, `rows` is the rest. `train` is torch.compile,
 flash SDPA, autocast to bf16 over f32 weights and fused AdamW, which is tawpipe's own arithmetic; `--pure` keeps weights and
 optimizer state in bf16, which is faster and learns worse. `--device cpu --tiny` tries this program without a GPU; `--eager`
 as well, where there is no C++ compiler.
@@ -75,7 +76,6 @@ def kernels(a):
     # A backward that is timed again and again keeps its operands.
     if hasattr(torch._functorch.config, "donated_buffer"):
         torch._functorch.config.donated_buffer = False
-    compiled = lambda function: compile(function, a.eager)
 
     def case(kernel, sizes, call, flops=0.0, bytes=0.0):
         try:
@@ -85,6 +85,15 @@ def kernels(a):
             return
         say(kernel=kernel, sizes=sizes, seconds=seconds, tflops=flops / seconds * 1e-12, gbps=bytes / seconds * 1e-9)
 
+    if a.part != "rows":
+        ceilings(case, flat, side, device, bf16)
+        attention(case, shapes, device, bf16)
+    if a.part != "attention":
+        rows(case, tokens, widths, vocab, flat, device, bf16, lambda function: compile(function, a.eager))
+
+
+def ceilings(case, flat, side, device, bf16):
+    """What no kernel is faster than: a copy, and a large matrix product."""
     x = torch.randint(0, 255, (4 * flat,), dtype=torch.uint8, device=device)
     y = torch.empty_like(x)
     case("copy", f"{4 * flat} bytes", lambda: y.copy_(x), bytes=8.0 * flat)
@@ -92,18 +101,10 @@ def kernels(a):
     m = torch.randn(side, side, **bf16)
     n = torch.randn(side, side, **bf16)
     case("matmul", f"{side} x {side} x {side}", lambda: m @ n.T, flops=2.0 * side**3)
-    for dim, ffn in widths:
-        torch._dynamo.reset()
-        x, old, w = torch.randn(tokens, dim, **bf16), torch.randn(tokens, dim, **bf16), torch.randn(dim, **bf16)
-        norm = compiled(lambda x, old, w: (lambda s: (s, F.rms_norm(s, (dim,), w, 1e-5)))(x + old))
-        case("add_rmsnorm", f"{tokens} x {dim}", lambda: norm(x, old, w), bytes=8.0 * tokens * dim)
-        leaf, weight = x.clone().requires_grad_(), w.clone().requires_grad_()
-        out = compiled(lambda x, w: F.rms_norm(x, (dim,), w, 1e-5))(leaf, weight)
-        case("rmsnorm_backward", f"{tokens} x {dim}",
-             lambda: torch.autograd.grad(out, (leaf, weight), old, retain_graph=True), bytes=8.0 * tokens * dim)
-        gate_up = torch.randn(tokens, 2 * ffn, **bf16)
-        swiglu = compiled(lambda g: F.silu(g[:, :ffn]) * g[:, ffn:])
-        case("swiglu", f"{tokens} x {ffn}", lambda: swiglu(gate_up), bytes=6.0 * tokens * ffn)
+
+
+def attention(case, shapes, device, bf16):
+    """Causal attention and its backward."""
     for micro, seq, heads, kv, head_dim in shapes:
         sizes = f"{micro} x {seq}, {heads} heads ({kv} kv) of {head_dim}"
         flops = 2.0 * micro * heads * head_dim * seq * seq
@@ -118,11 +119,27 @@ def kernels(a):
             case("attention_backward", sizes, lambda: torch.autograd.grad(out, (q, k, v), grad, retain_graph=True),
                  flops=2.5 * flops)
         del q, k, v, out, grad
-    rows = min(tokens, 2048)
-    logits = torch.randn(rows, vocab, device=device).requires_grad_()
-    targets = torch.randint(0, vocab, (rows,), device=device)
+
+
+def rows(case, tokens, widths, vocab, flat, device, bf16, compiled):
+    """Operations on each row of activations, the loss, and the optimizer."""
+    for dim, ffn in widths:
+        torch._dynamo.reset()
+        x, old, w = torch.randn(tokens, dim, **bf16), torch.randn(tokens, dim, **bf16), torch.randn(dim, **bf16)
+        norm = compiled(lambda x, old, w: (lambda s: (s, F.rms_norm(s, (dim,), w, 1e-5)))(x + old))
+        case("add_rmsnorm", f"{tokens} x {dim}", lambda: norm(x, old, w), bytes=8.0 * tokens * dim)
+        leaf, weight = x.clone().requires_grad_(), w.clone().requires_grad_()
+        out = compiled(lambda x, w: F.rms_norm(x, (dim,), w, 1e-5))(leaf, weight)
+        case("rmsnorm_backward", f"{tokens} x {dim}",
+             lambda: torch.autograd.grad(out, (leaf, weight), old, retain_graph=True), bytes=8.0 * tokens * dim)
+        gate_up = torch.randn(tokens, 2 * ffn, **bf16)
+        swiglu = compiled(lambda g: F.silu(g[:, :ffn]) * g[:, ffn:])
+        case("swiglu", f"{tokens} x {ffn}", lambda: swiglu(gate_up), bytes=6.0 * tokens * ffn)
+    few = min(tokens, 2048)
+    logits = torch.randn(few, vocab, device=device).requires_grad_()
+    targets = torch.randint(0, vocab, (few,), device=device)
     loss = compiled(lambda logits: F.cross_entropy(logits, targets))
-    case("cross_entropy", f"{rows} x {vocab}", lambda: torch.autograd.grad(loss(logits), logits), bytes=8.0 * rows * vocab)
+    case("cross_entropy", f"{few} x {vocab}", lambda: torch.autograd.grad(loss(logits), logits), bytes=8.0 * few * vocab)
     weight = torch.nn.Parameter(torch.randn(flat, device=device))
     weight.grad = torch.randn(flat, device=device)
     adamw = torch.optim.AdamW([weight], lr=1e-4, fused=True)
@@ -133,7 +150,9 @@ def train(a):
     device, shape = a.device, json.loads(a.shape)
     torch.manual_seed(0)
     c = dict(shape, seq=a.seq, batch=a.micro, ckpt=int(a.recompute))
-    model = Llama(c).to(device)
+    # Initial weights are drawn where they stay: a processor takes long for so many.
+    with torch.device(device):
+        model = Llama(c)
     count = sum(p.numel() for p in model.parameters())
     if a.pure:
         model = model.to(torch.bfloat16)
@@ -164,6 +183,7 @@ def main():
     ap.add_argument("what", choices=["kernels", "train"])
     ap.add_argument("--device", default="cuda")
     ap.add_argument("--tiny", action="store_true")
+    ap.add_argument("--part", default="", choices=["", "attention", "rows"])
     ap.add_argument("--eager", action="store_true", help="without torch.compile")
     ap.add_argument("--pure", action="store_true")
     ap.add_argument("--recompute", action="store_true")

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Packs what a GPU machine needs to run benches/gpu/check.py into OUT/gpu-bundle.tar.gz, at most 64 MiB: programs, kernels,
-# Open MPI, HDF5 and every other library but the C library, references, scripts. That machine needs a driver, Python with
-# PyTorch and, for part (a), compute-sanitizer; no Rust, no MPI, no network. See docs/gpu-checks.md.
+# Packs what a GPU machine needs to run benches/gpu/check.py into OUT/gpu-bundle.tar.gz, at most 40 MiB, and 60 MiB with the
+# repository's files: programs, kernels, Open MPI, HDF5 and every other library but those of the C and C++ compilers, references,
+# scripts. That machine needs a driver, Python with PyTorch and, for part (a), compute-sanitizer; no Rust, no MPI, no network. See
+# docs/gpu-checks.md.
 #
 #     scripts/gpu-bundle.sh [OUT]             # default: target/gpu-bundle
 #     PROFILE=dev scripts/gpu-bundle.sh       # programs as `make test` builds them
@@ -42,9 +43,10 @@ program gpu-kernels cargo bench --no-run --bench gpu_kernels
 
 # ---- libraries ----
 
-# What a program or library needs, but for the C library, which belongs to the machine.
+# What a program or library needs, but for the C library and the compilers' own, which belong to the machine: the tools there
+# (Nsight Compute, say) may need theirs to be newer than ours.
 needs() { ldd "$@" 2>/dev/null | awk '$3 ~ /^\// { print $3 }' | sort -u |
-    grep -vE '/(ld-linux[^/]*|lib(c|m|dl|rt|pthread|resolv|util|nsl|cuda))\.so' || true; }
+    grep -vE '/(ld-linux[^/]*|lib(c|m|dl|rt|pthread|resolv|util|nsl|cuda|gcc_s|stdc\+\+))\.so' || true; }
 take() { for library in $(needs "$@"); do cp -n "$library" "$dir/lib/"; done; }
 
 mpirun=$(command -v mpirun.openmpi || command -v mpirun)
@@ -95,6 +97,13 @@ for file in ${EXTRA:-}; do
     ls -l "$out/extra-$name".* | awk '{ printf "    %3d MiB %s\n", $5 / 1048576, $NF }'
 done
 size=$(stat -c %s "$out/gpu-bundle.tar.gz")
+# What a copy of the repository holds: everything that git does not ignore.
+tree=0
+if git rev-parse --git-dir > /dev/null 2>&1; then
+    tree=$(git ls-files -z --cached --others --exclude-standard | xargs -0 stat -c %s 2> /dev/null | awk '{ n += $1 } END { print n }')
+fi
 du -sh "$dir"/* | sed 's/^/    /'
-echo "$out/gpu-bundle.tar.gz: $((size / 1048576)) MiB"
-[ "$size" -le $((64 << 20)) ] || { echo "more than 64 MiB" >&2; exit 1; }
+mib() { awk "BEGIN { printf \"%.1f MiB\", $1 / 1048576 }"; }
+echo "$out/gpu-bundle.tar.gz: $(mib "$size"); the repository's files: $(mib "$tree")"
+[ "$size" -le $((40 << 20)) ] || { echo "the bundle has more than 40 MiB" >&2; exit 1; }
+[ $((size + tree)) -le $((60 << 20)) ] || { echo "bundle and repository have more than 60 MiB" >&2; exit 1; }

@@ -1,9 +1,11 @@
 #!/bin/sh
-# Runs the checks of docs/gpu-checks.md: from a bundle (beside this file), or from a working tree, whose programs it packs
-# first. Arguments go to benches/gpu/check.py; run it again until nothing is left.
+# Runs the checks of docs/gpu-checks.md: from a bundle (beside this file), or from a repository. There the programs are built
+# and packed first where cargo is; where it is not, or with REUSE=1, those of target/gpu-bundle are taken. Arguments go to
+# benches/gpu/check.py; run it again until nothing is left.
 #
+#     scripts/gpu-check.sh --plan first       # then --plan second: two calls to a machine that is lent for 15 minutes
 #     scripts/gpu-check.sh [--only a] [--minutes 9] …
-#     scripts/gpu-check.sh --emulated         # every step, tiny, on the emulated driver
+#     scripts/gpu-check.sh --emulated …       # every step, tiny, on the emulated driver
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -25,18 +27,28 @@ if [ -d "$here/bin" ]; then
     done
     exec "$python" "$here/benches/gpu/check.py" --bundle "$here" --python "$python" "$@"
 fi
+
 root=$(dirname "$here")
-target=${CARGO_TARGET_DIR:-$root/target}
-out=$target/gpu-bundle
-# REUSE=1 takes the bundle that is there.
-bundled() { [ -n "${REUSE:-}" ] && [ -d "$out/gpu-bundle" ]; }
+out=$root/target/gpu-bundle
+# What is there already: a folder (REUSE=1), or what `make gpu-bundle` packed elsewhere.
+bundled() {
+    if [ -n "${REUSE:-}" ] && [ -d "$out/gpu-bundle" ]; then return 0; fi
+    if [ -z "${REUSE:-}" ] && command -v cargo > /dev/null; then return 1; fi
+    if [ ! -e "$out/gpu-bundle.tar.gz" ]; then
+        [ -n "${REUSE:-}" ] && return 1
+        echo "neither cargo nor $out/gpu-bundle.tar.gz is here: make gpu-bundle packs it on a machine with cargo" >&2
+        exit 2
+    fi
+    rm -rf "$out/gpu-bundle"
+    tar -C "$out" -xzf "$out/gpu-bundle.tar.gz" || exit 1
+}
 if [ "${1:-}" = --emulated ]; then
     shift
-    make --no-print-directory -C "$root/kernels" driver OUT="$target/kernels"
+    driver=${CARGO_TARGET_DIR:-$root/target}/kernels
+    make --no-print-directory -C "$root/kernels" driver OUT="$driver"
     bundled || KERNELS="" PROFILE=${PROFILE:-dev} "$here/gpu-bundle.sh" "$out"
-    set -- --emulated "$target/kernels/emu/driver" --out "$target/gpu-emulated" "$@"
+    set -- --emulated "$driver/emu/driver" --out "$root/target/gpu-emulated" "$@"
 else
     bundled || "$here/gpu-bundle.sh" "$out"
-    set -- --out "$root/benches/gpu/$(date +%F)-$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | tr -cs 'A-Za-z0-9\n' -)" "$@"
 fi
 exec "$python" "$root/benches/gpu/check.py" --bundle "$out/gpu-bundle" --python "$python" "$@"

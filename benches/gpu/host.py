@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,7 +27,10 @@ class Host:
         self.emulated = pathlib.Path(emulated).resolve() if emulated else None
         self.tiny = self.emulated is not None
         self.python = python
+        # When what runs is ended, of time.monotonic().
+        self.deadline = time.monotonic() + 60
         self.gpu = "emulated" if self.tiny else self.gpu_name()
+        self.driver = "" if self.tiny else self.ask("driver_version")
         self.env = dict(os.environ)
         libraries = [self.bundle / "extra", self.bundle / "lib"]
         if self.emulated:
@@ -45,10 +49,8 @@ class Host:
     def ask(self, query):
         """One number or name that nvidia-smi knows of the first GPU."""
         command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", "--id=0"]
-        try:
-            return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
-        except (OSError, subprocess.TimeoutExpired):
-            return ""
+        r = self.run(command, timeout=30, env=dict(os.environ))
+        return r["out"].strip() if r["code"] == 0 else ""
 
     def gpu_name(self):
         name = self.ask("name")
@@ -63,33 +65,38 @@ class Host:
 
     @functools.cached_property
     def torch(self):
-        """PyTorch's version, that of its CUDA, and whether it sees a GPU; empty where there is no PyTorch."""
-        code = "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.is_available())"
-        return self.run([self.python, "-c", code], timeout=120, env=dict(os.environ))["out"].strip()
+        """PyTorch's version and its folder; two empty words where there is none. It is not started: that takes seconds."""
+        code = ("import importlib.metadata as m, importlib.util as u\n"
+                "s = u.find_spec('torch')\n"
+                "print(m.version('torch'), s.submodule_search_locations[0])")
+        r = self.run([self.python, "-c", code], timeout=30, env=dict(os.environ))
+        version, _, folder = r["out"].strip().partition(" ") if r["code"] == 0 else ("", "", "")
+        return version, folder
 
     def no_torch(self):
         """Why PyTorch cannot be compared with, or None."""
-        if not self.torch:
+        version = self.torch[0]
+        if not version:
             return f"no PyTorch in {self.python}; PYTHON=… names another"
-        return None if self.tiny or self.torch.endswith("True") else "PyTorch sees no GPU"
+        return f"PyTorch {version} is for processors alone" if version.endswith("+cpu") and not self.tiny else None
 
-    @functools.cached_property
-    def sanitizer(self):
-        """compute-sanitizer of the CUDA toolkit; None without one."""
-        if self.tiny:
-            return None
-        beside = ["/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer"]
-        return shutil.which("compute-sanitizer", path=":".join([os.environ.get("PATH", ""), *beside]))
+    @functools.cache
+    def tool(self, name):
+        """A tool of the CUDA toolkit: compute-sanitizer, ncu. None without one, and where the GPU is emulated."""
+        beside = ["/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", "/usr/local/cuda/nsight-compute"]
+        profilers = sorted(pathlib.Path("/opt/nvidia/nsight-compute").glob("*"), reverse=True)
+        path = ":".join([os.environ.get("PATH", ""), *beside, *map(str, profilers)])
+        return None if self.tiny else shutil.which(name, path=path)
 
     def cuda_libraries(self):
-        """Folders of CUDA's libraries: of a toolkit, and of PyTorch's packages."""
+        """Folders of CUDA's libraries: of a toolkit, of PyTorch's packages, of a driver that the loader may not know."""
         toolkit = ["/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib"]
         folders = [path for path in map(pathlib.Path, toolkit) if path.is_dir()]
-        where = self.run([self.python, "-c", "import torch; print(torch.__path__[0])"], timeout=120, env=dict(os.environ))
-        if where["code"] == 0:
+        if folder := self.torch[1]:
             # nvidia/cublas/lib of CUDA 12, nvidia/cu13/lib of CUDA 13.
-            libraries = (pathlib.Path(where["out"].strip()).parent / "nvidia").glob("*/lib/lib*.so*")
+            libraries = (pathlib.Path(folder).parent / "nvidia").glob("*/lib/lib*.so*")
             folders += sorted(path.parent for path in libraries if path.name.startswith(("libcublasLt.so", "libnccl.so")))
+        folders += [path for path in [pathlib.Path("/usr/local/nvidia/lib64")] if path.is_dir()]
         return list(dict.fromkeys(map(str, folders)))
 
     def mpi(self):
@@ -114,17 +121,14 @@ class Host:
         beside = self.bundle / "bin" / name
         return str(beside if beside.exists() else shutil.which(name, path=str(self.bundle)) or beside)
 
-    def run(self, command, timeout=540, env=None):
-        """Runs a command: its output, and how it ended."""
+    def run(self, command, timeout=None, env=None):
+        """Runs a command, until the step's deadline or for `timeout` seconds: its output, and how it ended."""
         command = list(map(str, command))
         begin = time.monotonic()
+        limit = self.deadline - begin
+        limit = limit if timeout is None else min(timeout, limit)
         try:
-            done = subprocess.run(command, env=env or self.env, cwd=self.bundle, text=True, errors="replace", timeout=timeout,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            code, out, err = done.returncode, done.stdout, done.stderr
-        except subprocess.TimeoutExpired as late:
-            text = lambda data: data.decode(errors="replace") if isinstance(data, bytes) else data or ""
-            code, out, err = 124, text(late.stdout), text(late.stderr) + f"\nnot done after {timeout} s"
+            code, out, err = run_group(command, limit, env or self.env, self.bundle)
         except OSError as error:
             code, out, err = 127, "", str(error)
         seconds = round(time.monotonic() - begin, 2)
@@ -134,3 +138,50 @@ class Host:
         """benches/torch_gpu.py, which brings its own libraries."""
         cpu = ["--device", "cpu", "--eager"] if self.tiny else []
         return self.run([self.python, HERE.parent / "torch_gpu.py", *args, *cpu], env=dict(os.environ))
+
+
+def run_group(command, limit, env, folder):
+    """Runs a command in a process group of its own, which ends with it: what a command leaves behind would hold the GPU. Gives
+    exit code (124 if it had to be ended), output and errors."""
+    if limit <= 0:
+        return 124, "", "no time was left"
+    process = subprocess.Popen(command, env=env, cwd=folder, text=True, errors="replace", stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=os.setpgrp)
+    try:
+        out, err = process.communicate(timeout=limit)
+        return process.returncode, out, err
+    except subprocess.TimeoutExpired:
+        # A launcher ends its ranks, which are in other groups, if it is asked to; who does not listen is killed.
+        end(process, signal.SIGTERM)
+        wait(process)
+        end(process, signal.SIGKILL)
+        out, err = rest(process)
+        return 124, out, f"{err}\nended after {limit:.0f} s"
+    finally:
+        end(process, signal.SIGKILL)
+        wait(process)
+
+
+def end(process, number):
+    """Sends a signal to all of a process's group that is left."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def wait(process):
+    """For a moment: a driver may keep a process from ending."""
+    try:
+        process.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        pass
+
+
+def rest(process):
+    """What was said until now; who has left the group may hold the pipes for ever."""
+    try:
+        return process.communicate(timeout=1)
+    except subprocess.TimeoutExpired as late:
+        text = lambda data: data.decode(errors="replace") if isinstance(data, bytes) else data or ""
+        return text(late.stdout), text(late.stderr)

@@ -30,21 +30,21 @@ def flops_per_token(shape, seq, causal):
 
 
 def case(name, seq, memory, tiny):
-    """Batch and recomputation for a GPU with so many bytes; None if the state alone does not fit."""
+    """Length, batch and recomputation for a GPU with so many bytes; None if the state alone does not fit."""
     if tiny:
-        return dict(shape=TINY, micro=2, accum=2, recompute=False)
+        return dict(shape=TINY, seq=32, micro=2, accum=2, recompute=False)
     shape = SHAPES[name]
     state = STATE * parameters(shape)[0]
-    room = 0.92 * memory - state - 3e9
+    left = 0.92 * memory - state - 3e9
     micro = max(1, 16384 // seq)
     while micro >= 1:
         tokens = micro * seq
         # Of a block: inputs, normalised inputs, q k v, attention's result, gate, up and their product, in bf16.
         kept = tokens * shape["layers"] * (14 * shape["dim"] + 6 * shape["ffn"])
         inputs = tokens * shape["layers"] * 2 * shape["dim"] + kept / shape["layers"]
-        if kept < room:
-            return dict(shape=shape, micro=micro, accum=4, recompute=False)
-        if inputs < room and micro * seq <= max(8192, seq):
-            return dict(shape=shape, micro=micro, accum=4, recompute=True)
+        if kept < left:
+            return dict(shape=shape, seq=seq, micro=micro, accum=4, recompute=False)
+        if inputs < left and micro * seq <= max(8192, seq):
+            return dict(shape=shape, seq=seq, micro=micro, accum=4, recompute=True)
         micro //= 2
     return None

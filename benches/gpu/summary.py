@@ -1,10 +1,15 @@
-"""The tables of a result folder: what was found right, what was measured, and the gap to each target."""
+#!/usr/bin/env python3
+"""The tables of a result folder: what was found right, what was measured, and the gap to each target.
+
+    python3 benches/gpu/summary.py FOLDER        # anew, of results from several calls: their archives unpacked into one folder
+"""
 
 import json
 import pathlib
+import sys
 
 import models
-from steps import FAILED, GOOD, NOT_RUN, REFUSED, TOO_LARGE
+from results import FAILED, GOOD, NOT_RUN, REFUSED, TOO_LARGE
 
 # Dense bf16 peaks, TFLOP/s.
 PEAKS = {"h100-nvl": 835, "h100-pcie": 756, "h100": 989, "h200": 989, "a100": 312}
@@ -113,18 +118,18 @@ def whole(folder, gpu):
     if not found:
         return
     yield "\n## Whole models\n"
-    yield "Training, tokens a second. Compiled PyTorch does our arithmetic (f32 weights, autocast to bf16); the other keeps everything in"
-    yield f"bf16. MFU against {f'{peak} TFLOP/s' if peak else 'a peak that is not known: none'}, the products of attention counted by half"
-    yield "(causal) or in full.\n"
-    yield from table("model", "S", "micro-batch", "recompute", "tokens/s", "MFU causal %", "MFU full %", "compiled PyTorch", "ours / it",
-                     "PyTorch, all bf16", "ours / it", "target", "met")
+    yield "Training, tokens a second; in any order: with `run.deterministic = false`, as PyTorch's attention adds up. Compiled PyTorch"
+    yield "does our arithmetic (f32 weights, autocast to bf16); the other keeps everything in bf16. MFU against"
+    yield f"{f'{peak} TFLOP/s' if peak else 'a peak that is not known: none'}, the products of attention counted by half (causal) or in full.\n"
+    yield from table("model", "S", "micro-batch", "recompute", "tokens/s", "in any order", "MFU causal %", "MFU full %",
+                     "compiled PyTorch", "ours / it", "PyTorch, all bf16", "ours / it", "target", "met")
     for (model, seq), who in sorted(found.items()):
         mine = who.get("tawpipe", {})
         case = [model, seq, mine.get("micro"), "yes" if mine.get("recompute") else "no"]
-        torch, pure = (who.get(w, {}).get("tokens_per_s") for w in ("torch", "torch-pure"))
+        free, torch, pure = (who.get(w, {}).get("tokens_per_s") for w in ("tawpipe-any", "torch", "torch-pure"))
         wanted = f"MFU {MFU[model]} %; 1.1 x" if seq == 1024 and model in MFU else "1.1 x"
         if not mine.get("tokens_per_s"):
-            yield row(*case, mine.get("verdict", NOT_RUN), None, None, torch, None, pure, None, wanted, None)
+            yield row(*case, mine.get("verdict", NOT_RUN), free, None, None, torch, None, pure, None, wanted, None)
             continue
         rate = mine["tokens_per_s"]
         mfu = lambda causal: 100e-12 * rate * models.flops_per_token(mine["shape"], seq, causal) / peak if peak else None
@@ -132,15 +137,41 @@ def whole(folder, gpu):
         # Where one half of the target was not measured nobody can say.
         share = None if seq != 1024 or model not in MFU else full is not None and full >= MFU[model]
         met = "not measured" if ratio is None or (seq == 1024 and full is None) else "yes" if ratio >= 1.1 and share is not False else "no"
-        yield row(*case, rate, mfu(True), full, torch, ratio, pure, rate / pure if pure else None, wanted, met)
+        yield row(*case, rate, free, mfu(True), full, torch, ratio, pure, rate / pure if pure else None, wanted, met)
+
+
+def profiles(folder):
+    """Where the captures of Nsight Compute are."""
+    for name, r in results(folder, "d-profile"):
+        if r["verdict"] == GOOD:
+            yield f"\nProfile of attention: `{r['details']}`, and `{r['report']}` for Nsight Compute."
+
+
+def cards(folder):
+    """The GPUs that were used; and which steps ran on which, where they are several: their times do not compare."""
+    used = {}
+    for name, r in results(folder):
+        used.setdefault((r.get("gpu", "a GPU"), r.get("driver", "")), []).append(name)
+    return used
 
 
 def text(folder):
     machine = next((r for _, r in results(folder, "machine")), {})
-    gpu = machine.get("gpu", "a GPU")
-    lines = [f"# {gpu}", "", f"Revision {machine.get('revision') or 'unknown'}; driver {machine.get('driver') or 'none'}; PyTorch (version, CUDA, "
-             f"sees a GPU): {machine.get('torch') or 'none'}.", "", f"    {machine.get('command')}", ""]
+    used = cards(folder) or {("a GPU", ""): []}
+    gpu = machine.get("gpu") or next(iter(used))[0]
+    version = (machine.get("torch") or [""])[0]
+    lines = [f"# {gpu}", "", f"Revision {machine.get('revision') or 'unknown'}; driver {machine.get('driver') or 'none'}; "
+             f"PyTorch {version or 'none'}.", "", f"    {machine.get('command')}", ""]
     if gpu == "emulated":
         lines += ["**Emulated: this shows that every step works. Times, and all that is made of them, mean nothing.**", ""]
-    lines += [*overview(folder), *checks(folder), *kernels(folder), *whole(folder, gpu)]
+    if len(used) > 1:
+        lines += ["**Steps ran on different GPUs or drivers; their times do not compare.**", ""]
+        lines += [f"- {' '.join(filter(None, card))}: {', '.join(names)}" for card, names in used.items()] + [""]
+    lines += [*overview(folder), *checks(folder), *kernels(folder), *profiles(folder), *whole(folder, gpu)]
     return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    place = pathlib.Path(sys.argv[1])
+    (place / "summary.md").write_text(text(place))
+    print(f"{place}/summary.md: {count(place)}")

@@ -64,6 +64,12 @@ impl Sizes {
         }
     }
 
+    /// Attention at one size of models of 1B and more, and next to nothing of the rest.
+    pub fn profile() -> Self {
+        let attention = Attention { micro: 4, seq: 4096, heads: 16, kv_heads: 16, head_dim: 128 };
+        Sizes { attention: vec![attention], ..Sizes::tiny() }
+    }
+
     /// As small as can be, to try this program.
     pub fn tiny() -> Self {
         let shape = |micro, seq, heads, kv_heads, head_dim| Attention { micro, seq, heads, kv_heads, head_dim };

@@ -2,6 +2,7 @@
 //! bytes, and a large matrix product. Where a kernel has an earlier generation, that is timed too.
 //!
 //!     cargo bench --bench gpu_kernels -- [--tiny] [--only NAME] [--repeat 20]
+//!     ncu … gpu-kernels --profile     # each kernel of attention once, for a profiler
 //!
 //! One JSON object a line on standard output: what ran, on which sizes, the median and the best time of a call by events of
 //! the stream, and from its operations and bytes (each operand once) TFLOP/s and GB/s. `--tiny` is for trying this program.
@@ -43,10 +44,11 @@ fn time(cuda: &Cuda, case: &Case, repeat: usize) -> Times {
 
 fn main() {
     let mut args = std::env::args().skip(1);
-    let (mut tiny, mut only, mut repeat) = (false, String::new(), 20);
+    let (mut tiny, mut profile, mut only, mut repeat) = (false, false, String::new(), 20);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--tiny" => tiny = true,
+            "--profile" => (profile, only) = (true, "attention".into()),
             "--only" => only = args.next().unwrap_or_default(),
             "--repeat" => repeat = args.next().and_then(|n| n.parse().ok()).unwrap_or(repeat),
             _ => {} // cargo's own
@@ -56,9 +58,21 @@ fn main() {
     let cuda = Cuda::new(&context, CudaOptions::default()).unwrap_or_else(|e| panic!("{e}"));
     let properties = context.properties();
     println!("{}", json!({ "gpu": properties.name, "driver": properties.driver, "kernels": cuda.kernels() }));
-    for case in cases::all(&cuda, if tiny { Sizes::tiny() } else { Sizes::real() }) {
+    let sizes = match (profile, tiny) {
+        (true, _) => Sizes::profile(),
+        (false, true) => Sizes::tiny(),
+        (false, false) => Sizes::real(),
+    };
+    for case in cases::all(&cuda, sizes) {
         let case = case();
         if !case.name.contains(&only) {
+            continue;
+        }
+        if profile {
+            let device = Gpu::new(cuda.clone());
+            (case.run)(&device);
+            device.finish().unwrap_or_else(|e| panic!("{} on {}: {e}", case.name, case.sizes));
+            println!("{}", json!({ "kernel": case.name, "sizes": case.sizes }));
             continue;
         }
         let times = time(&cuda, &case, repeat.max(1));

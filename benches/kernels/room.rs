@@ -2,7 +2,7 @@
 
 use half::bf16;
 use tawpipe::device::cuda::Cuda;
-use tawpipe::device::{Memory, View};
+use tawpipe::device::{DeviceError, Element, Memory, View};
 use tawpipe::model::Dtype;
 use tawpipe::plan::{Segment, Slot};
 
@@ -38,19 +38,32 @@ impl Room {
     }
 }
 
+/// Different numbers of an operand: those behind repeat them. A host takes half a minute to draw all of them for every case. It
+/// is a prime, so that no two rows of a matrix are equal.
+const DRAWN: usize = 1_000_003;
+
 fn fill(memory: &Memory, view: View, elems: usize, dtype: Dtype) {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut next = || {
+    let mut one = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as u32
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
-    let mut one = || next() as f32 / (1 << 23) as f32 - 1.0;
+    let drawn: Vec<f32> = (0..elems.min(DRAWN)).map(|_| one()).collect();
     let done = match dtype {
-        Dtype::F32 => memory.upload(view, &(0..elems).map(|_| one()).collect::<Vec<f32>>()),
-        Dtype::Bf16 => memory.upload(view, &(0..elems).map(|_| bf16::from_f32(one())).collect::<Vec<_>>()),
-        Dtype::I32 => memory.upload(view, &(0..elems).map(|_| (256.0 * (one() + 1.0)) as i32).collect::<Vec<_>>()),
-        Dtype::F64 => memory.upload(view, &(0..elems).map(|_| f64::from(one().abs())).collect::<Vec<_>>()),
+        Dtype::F32 => repeat(memory, view, &drawn),
+        Dtype::Bf16 => repeat(memory, view, &drawn.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>()),
+        Dtype::I32 => repeat(memory, view, &drawn.iter().map(|x| (256.0 * (x + 1.0)) as i32).collect::<Vec<_>>()),
+        Dtype::F64 => repeat(memory, view, &drawn.iter().map(|x| f64::from(x.abs())).collect::<Vec<_>>()),
         _ => Ok(()),
     };
     done.unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Writes values into a tensor, again and again.
+fn repeat<T: Element>(memory: &Memory, view: View, values: &[T]) -> Result<(), DeviceError> {
+    for start in (0..view.len()).step_by(values.len().max(1)) {
+        let len = values.len().min(view.len() - start);
+        memory.upload(view.sub(start..start + len), &values[..len])?;
+    }
+    Ok(())
 }

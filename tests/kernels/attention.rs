@@ -1,11 +1,9 @@
 //! Attention, forward and backward.
 
-use tawpipe::device::cuda::Gpu;
 use tawpipe::device::{Attention, Cpu, Device};
 use tawpipe::model::Dtype;
 
-use crate::emulator::Emulator;
-use crate::gpu::{on_gpu, on_gpu_in_any_order};
+use crate::gpu::{on_gpu, on_gpu_in_any_order, on_gpu_with_little_shared_memory};
 use crate::support::{Buffer, Random, TYPES, close};
 
 /// Output, log-sums and gradient equal the CPU's, for odd lengths, groups and head sizes; no bit depends on the order of
@@ -64,10 +62,8 @@ fn other_ways_equal_the_cpu() {
             near(&format!("{shape:?}, any order"), &gpu, &expected, Dtype::Bf16);
         }
         for shared in [0, 100 << 10] {
-            let mut emulator = Emulator::new(3);
-            emulator.shared = shared;
-            let small = Gpu::new(emulator).deterministic(false);
-            near(&format!("{shape:?}, {shared} bytes"), &operands.run(&small, Dtype::Bf16), &expected, Dtype::Bf16);
+            let small = on_gpu_with_little_shared_memory(shared, |device| operands.run(device, Dtype::Bf16));
+            near(&format!("{shape:?}, {shared} bytes"), &small, &expected, Dtype::Bf16);
         }
     }
 }
@@ -110,10 +106,13 @@ impl Operands {
 
 /// Results are the expected ones but for the type's rounding.
 fn near(what: &str, got: &Results, expected: &Results, dtype: Dtype) {
-    // In f32 an exponential is as wrong as its argument; in bf16 the rounding of weights and results is all there is.
-    let (out, dqkv) =
-        if dtype == Dtype::F32 { (10.0 * TYPES[0].1, 15.0 * TYPES[0].1) } else { (0.6 * TYPES[1].1, 0.8 * TYPES[1].1) };
-    for (i, (name, error)) in [("out", out), ("lse", 2e-6), ("dqkv", dqkv)].into_iter().enumerate() {
+    // In f32 an exponential is as wrong as its argument; in bf16 the rounding of weights and results is all there is. Tensor
+    // cores cut sums where a processor rounds them, and a GPU's logarithms and exponentials are off by some units in the last place.
+    let (out, lse, dqkv) = match dtype {
+        Dtype::F32 => (10.0 * TYPES[0].1, 2e-6, 15.0 * TYPES[0].1),
+        _ => (0.6 * TYPES[1].1, 1e-5, 0.8 * TYPES[1].1),
+    };
+    for (i, (name, error)) in [("out", out), ("lse", lse), ("dqkv", dqkv)].into_iter().enumerate() {
         close(&format!("{what} {dtype:?} {name}"), &got[i], &expected[i], error);
     }
 }

@@ -8,7 +8,7 @@ use tawpipe::device::{Cpu, Device, DeviceError, Matrix, Memory, View};
 use tawpipe::model::Dtype;
 use tawpipe::plan::Slot;
 
-use crate::{built, support};
+use crate::{built, gpu, support};
 
 #[repr(C)]
 struct Buffer {
@@ -40,10 +40,11 @@ pub struct Report {
 
 type Entry = unsafe extern "C" fn(*const Call, *mut Report) -> *const c_char;
 
-/// Builds and loads the kernels, once.
+/// Builds and loads the kernels, once. A machine whose GPU is tested may have neither their source nor a compiler.
 fn entry() -> Entry {
     static ENTRY: OnceLock<Entry> = OnceLock::new();
     *ENTRY.get_or_init(|| {
+        assert!(gpu::real().is_none(), "a test on a GPU asks for the emulator");
         let path = CString::new(built::emulator().into_os_string().into_encoded_bytes()).unwrap();
         // SAFETY: our own library, whose constructors only register kernels; the symbol has this type.
         unsafe {

@@ -2,8 +2,9 @@
 
 use std::sync::OnceLock;
 
-use tawpipe::device::Device;
-use tawpipe::device::cuda::{Context, Cuda, CudaOptions, Gpu};
+use tawpipe::device::cuda::{Context, Cuda, CudaOptions, Gpu, Launch, Launcher};
+use tawpipe::device::{Device, DeviceError, Matrix, Memory, View};
+use tawpipe::plan::Slot;
 
 use crate::emulator::Emulator;
 use crate::support;
@@ -34,6 +35,53 @@ pub fn on_gpu<R>(seed: u64, body: impl FnOnce(&dyn Device) -> R) -> R {
 /// Runs `body` on the device under test, which may take sums in any order.
 pub fn on_gpu_in_any_order<R>(seed: u64, body: impl FnOnce(&dyn Device) -> R) -> R {
     run(seed, false, body)
+}
+
+/// Runs `body` on the device under test as if a block could have no more than `shared` bytes of shared memory; sums are taken
+/// in any order where they fit.
+pub fn on_gpu_with_little_shared_memory<R>(shared: usize, body: impl FnOnce(&dyn Device) -> R) -> R {
+    let Some(cuda) = real() else {
+        let mut emulator = Emulator::new(3);
+        emulator.shared = shared;
+        return body(&Gpu::new(emulator).deterministic(false));
+    };
+    let device = Gpu::new(Limited { cuda: cuda.clone(), shared }).deterministic(false);
+    let result = on_place(cuda, || body(&device));
+    device.finish().expect("nothing failed on the GPU");
+    result
+}
+
+/// A GPU with less shared memory than it has.
+#[derive(Clone)]
+struct Limited {
+    cuda: Cuda,
+    shared: usize,
+}
+
+impl Launcher for Limited {
+    fn launch(&self, launch: &Launch) {
+        self.cuda.launch(launch);
+    }
+
+    fn matmul(&self, a: Matrix, b: Matrix, c: Matrix, add: bool) {
+        self.cuda.matmul(a, b, c, add);
+    }
+
+    fn memory(&self, slots: &[Slot]) -> Result<Memory, DeviceError> {
+        self.cuda.memory(slots)
+    }
+
+    fn finish(&self) -> Result<(), DeviceError> {
+        self.cuda.finish()
+    }
+
+    fn shared(&self) -> usize {
+        self.shared
+    }
+
+    fn squares(&self) -> View {
+        self.cuda.squares()
+    }
 }
 
 fn run<R>(seed: u64, deterministic: bool, body: impl FnOnce(&dyn Device) -> R) -> R {

@@ -91,10 +91,16 @@ fn a_model_learns_the_same() {
                     on_place(cuda, || pass(Gpu::new(cuda.clone()), &shape, (dtype, recompute), &all, &tokens))
                 }
             });
-            assert_eq!(gpu, kept, "{dtype:?}, {} wide: everything kept", shape.dim);
             let names = ["output", "loss", "output's gradient", "head", "input's gradient", "block", "embedding"];
             for (name, (gpu, cpu)) in names.iter().zip(gpu.iter().zip(&cpu)) {
                 close(&format!("{name}, {dtype:?}, {} wide", shape.dim), gpu, cpu, 8.0 * rounding);
+            }
+            // Operands lie elsewhere where everything is kept, and cuBLASLt chooses by their alignment who multiplies them.
+            if real().is_none() {
+                assert_eq!(gpu, kept, "{dtype:?}, {} wide: everything kept", shape.dim);
+            }
+            for (name, (kept, gpu)) in names.iter().zip(kept.iter().zip(&gpu)) {
+                close(&format!("{name}, {dtype:?}, {} wide: everything kept", shape.dim), kept, gpu, 8.0 * rounding);
             }
         }
     }

@@ -2,35 +2,25 @@
 //! in parts is put together.
 #![cfg(all(feature = "cuda", feature = "mpi", target_os = "linux"))]
 
-#[path = "kernels/built.rs"]
+#[path = "../kernels/built.rs"]
 #[allow(dead_code, reason = "the file has more than this test needs")]
 mod built;
+#[path = "../common/mod.rs"]
+mod common;
+mod machine;
+mod plans;
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-use serde_json::Value;
 use tawpipe::plan::systems::SYSTEMS;
 
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
-}
+use crate::machine::{emulated, said, script, verdict};
 
-/// Runs benches/gpu/check.py, tiny, with these steps; PyTorch is not looked for.
+/// Runs these steps, tiny, on the emulated driver, with the programs that cargo has built.
 fn check(out: &Path, only: &str) -> Output {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let programs = Path::new(env!("CARGO_BIN_EXE_tawpipe")).parent().unwrap();
-    let mut command = Command::new("python3");
-    command.arg(root.join("benches/gpu/check.py")).arg("--emulated").arg(built::emulated_driver());
-    command.arg("--bundle").arg(programs).arg("--out").arg(out).args(["--only", only, "--python", "/nowhere/python"]);
-    command.env("EMU_DEVICES", "1").output().expect("python3 starts")
-}
-
-fn verdict(out: &Path, step: &str) -> (String, String) {
-    let text = std::fs::read_to_string(out.join(format!("{step}.json"))).unwrap();
-    let step: Value = serde_json::from_str(&text).unwrap();
-    let word = |key: &str| step[key].as_str().unwrap_or_default().to_string();
-    (word("verdict"), word("why"))
+    emulated(programs, out).args(["--only", only]).output().expect("python3 starts")
 }
 
 /// What a machine has no tool for is not run, which is neither good nor failed; what runs is compared with one rank. A step
@@ -39,12 +29,12 @@ fn verdict(out: &Path, step: &str) -> (String, String) {
 fn what_cannot_be_run_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
-    let output = check(&out, "a-memcheck,d-torch,c-mpi-2-ddp,c-nccl-2-tawpipe");
+    let output = check(&out, "a-memcheck,d-torch,d-profile,c-mpi-2-ddp,c-nccl-2-tawpipe");
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    for step in ["a-memcheck-ops", "a-memcheck-attention", "d-torch"] {
+    for step in ["a-memcheck-ops", "a-memcheck-attention", "d-torch-attention", "d-torch-rows", "d-profile-attention"] {
         assert_eq!(verdict(&out, step).0, "not run", "{step}");
     }
-    assert!(verdict(&out, "d-torch").1.contains("no PyTorch"));
+    assert!(verdict(&out, "d-torch-rows").1.contains("no PyTorch"));
     for step in ["c-mpi-2-ddp", "c-nccl-2-tawpipe"] {
         assert_eq!(verdict(&out, step), ("good".into(), String::new()), "{}", said(&output));
     }
@@ -63,11 +53,15 @@ fn every_system_is_checked() {
     let folder = tempfile::tempdir().unwrap();
     let code = "import sys; sys.path.insert(0, sys.argv[1]); import host, steps, pathlib
 all = steps.Steps(host.Host(sys.argv[2], '/nowhere/python', sys.argv[3]), pathlib.Path(sys.argv[4])).all()
-print(*[name for name, _, _ in all])";
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/gpu");
+print(*[step.name for step in all])";
     let programs = Path::new(env!("CARGO_BIN_EXE_tawpipe")).parent().unwrap();
     let mut command = Command::new("python3");
-    command.args(["-c", code]).arg(scripts).arg(programs).arg(built::emulated_driver()).arg(folder.path());
+    command
+        .args(["-c", code])
+        .arg(script().parent().unwrap())
+        .arg(programs)
+        .arg(built::emulated_driver())
+        .arg(folder.path());
     let names = said(&command.output().unwrap());
     for entry in SYSTEMS.iter().filter(|entry| entry.name != "single") {
         for step in ["mpi-2", "mpi-4", "nccl-2", "nccl-4"] {
