@@ -210,7 +210,7 @@ fn main() {
     for s in 0..=steps {
         // SAFETY: nothing runs between iterations.
         unsafe {
-            scalars.slice_mut::<f64>().copy_from_slice(&[3e-4, (s + 1) as f64, 1.0]);
+            scalars.slice_mut::<f64>().copy_from_slice(&[3e-4, (s + 1) as f64, 1.0, f64::MAX]);
             stats.slice_mut::<f64>().fill(0.0);
         }
         assert_eq!(step::LEN, scalars.len());

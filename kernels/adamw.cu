@@ -4,12 +4,16 @@
 constexpr int THREADS = 256;
 constexpr int RUN = 4;
 
+// The largest finite f64.
+constexpr double LARGEST = 1.7976931348623157e308;
+
 // Places of the scalars in device memory, as plan::step and plan::stats say.
-enum { STEP_LR, STEP_NUMBER, STEP_CLIP };
+enum { STEP_LR, STEP_NUMBER, STEP_CLIP, STEP_BOUND };
 enum { STATS_LOSS, STATS_SQUARES };
 
 // One step's numbers, the same for all elements.
 struct Factors {
+    bool applies;          // else the update is left out
     float clip;            // of the gradient
     float keep;            // 1 - lr * weight_decay
     float beta1, beta2;
@@ -23,7 +27,9 @@ __device__ __forceinline__ Factors factors(const double *step, const double *sta
                                            double eps, double weight_decay) {
     double lr = step[STEP_LR], number = step[STEP_NUMBER];
     Factors f;
-    // fmin would make a NaN norm a factor of 1.
+    // As plan::applies: comparisons with NaN are false.
+    double loss = stats[STATS_LOSS], squares = stats[STATS_SQUARES];
+    f.applies = fabs(loss) <= LARGEST && squares <= LARGEST && squares <= step[STEP_BOUND];
     double clip = step[STEP_CLIP] / (sqrt(stats[STATS_SQUARES]) + 1e-6);
     f.clip = float(clip > 1.0 ? 1.0 : clip);
     f.keep = float(1.0 - lr * weight_decay);
@@ -54,6 +60,8 @@ __device__ __forceinline__ void step_elements(const double *step, const double *
         shared[0] = factors(step, stats, beta1, beta2, eps, weight_decay);
     __syncthreads();
     Factors f = shared[0];
+    if (!f.applies)
+        return;
     long long first = (long long)(blockIdx.x) * (THREADS * RUN) + threadIdx.x * RUN;
     bool aligned = aligned16(gradient) && aligned16(master) && aligned16(moment1) && aligned16(moment2) &&
                    (!HOME || aligned16(home));
@@ -83,7 +91,7 @@ __device__ __forceinline__ void step_elements(const double *step, const double *
     }
 }
 
-// step[3], stats[2] in f64; all others [n]; weight_decay is 0 where nothing decays. grid ceil(n / 1024).
+// step[4], stats[2] in f64; all others [n]; weight_decay is 0 where nothing decays. grid ceil(n / 1024).
 #define ADAMW(name, T)                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
         adamw_home_##name(const double *step, const double *stats, double beta1, double beta2, double eps,             \

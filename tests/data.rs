@@ -34,7 +34,7 @@ fn request(source: Source, seq: usize) -> Request {
 /// Inputs and targets of a micro-batch.
 fn micro(data: &Dataset, step: u64, micro: usize, tokens: usize) -> (Vec<i32>, Vec<i32>) {
     let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
-    data.micro(step, micro, &mut inputs, &mut targets);
+    data.micro(4 * step, micro, &mut inputs, &mut targets);
     (inputs, targets)
 }
 

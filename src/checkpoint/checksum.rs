@@ -9,6 +9,20 @@ pub(super) fn checksum(start: usize, values: &[f32]) -> u64 {
     })
 }
 
+/// The same, and the first element that is not finite: values are read from memory once.
+pub(super) fn checked(start: usize, values: &[f32]) -> (u64, Option<usize>) {
+    const RUN: usize = 4096;
+    let (mut sum, mut odd) = (0u64, None);
+    for (number, run) in values.chunks(RUN).enumerate() {
+        let first = start + number * RUN;
+        sum = sum.wrapping_add(checksum(first, run));
+        if odd.is_none() && !run.iter().all(|value| value.is_finite()) {
+            odd = run.iter().position(|value| !value.is_finite()).map(|at| first + at);
+        }
+    }
+    (sum, odd)
+}
+
 /// The same for text: 8 bytes an element.
 #[cfg_attr(not(any(feature = "hdf5", test)), allow(dead_code, reason = "only the HDF5 side uses it"))]
 pub(super) fn text(bytes: &[u8]) -> u64 {
@@ -45,6 +59,13 @@ mod tests {
         let mut swapped = values;
         swapped.swap(10, 20);
         assert_ne!(checksum(0, &swapped), whole);
+        let long: Vec<f32> = (0..10_000).map(|i| (i as f32).cos()).collect();
+        assert_eq!(checked(7, &long), (checksum(7, &long), None));
+        for (at, odd) in [(0, f32::NAN), (4096, f32::INFINITY), (9_999, f32::NEG_INFINITY)] {
+            let mut long = long.clone();
+            long[at] = odd;
+            assert_eq!(checked(7, &long), (checksum(7, &long), Some(7 + at)));
+        }
         assert_ne!(text(b"lr = 1"), text(b"lr = 2"));
         assert_ne!(text(b"a\0"), text(b"a"));
     }

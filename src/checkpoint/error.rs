@@ -77,6 +77,14 @@ pub enum CheckpointError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A value that would be written is no number.
+    #[error("{tensor} is not finite at element {element}; no checkpoint is written from it")]
+    NotFinite {
+        /// Which tensor, with the state it is of.
+        tensor: String,
+        /// Its first such element, row by row.
+        element: usize,
+    },
     /// The pieces that the ranks hold do not make up the model; a defect of the caller.
     #[error("the ranks' pieces do not make up the model: {0}")]
     Pieces(String),
@@ -111,7 +119,7 @@ impl CheckpointError {
     pub fn is_bad_input(&self) -> bool {
         match self {
             CheckpointError::Io { direction, .. } => *direction == Direction::Read,
-            CheckpointError::Pieces(_) => false,
+            CheckpointError::Pieces(_) | CheckpointError::NotFinite { .. } => false,
             CheckpointError::OnRank { error, .. } => error.is_bad_input(),
             _ => true,
         }

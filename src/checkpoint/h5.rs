@@ -18,7 +18,8 @@ const SIGNATURE: &[u8; 8] = b"\x89HDF\r\n\x1a\n";
 /// Room for the structure of a file: headers of groups and datasets with their attributes. Measured: some 260 bytes a
 /// dataset.
 fn structure(header: &Header, datasets: usize) -> usize {
-    (512 * datasets + header.deck.len() + (16 << 10)).next_multiple_of(4096)
+    let norms = header.position.as_ref().map_or(0, |position| position.norms.len());
+    (512 * datasets + header.deck.len() + 24 * norms + (16 << 10)).next_multiple_of(4096)
 }
 
 /// Creates a checkpoint in which every dataset has its place but no contents yet. `sums` holds the checksums of what
@@ -46,6 +47,9 @@ fn build(path: &Path, header: &Header, sums: &[[u64; 3]]) -> hdf5::Result<Table>
     set_text(&file, "deck", &header.deck)?;
     for (name, value) in [("step", header.step), ("seed", header.seed), ("tokens", header.tokens)] {
         set_u64(&file, name, value)?;
+    }
+    if let Some(position) = &header.position {
+        set_text(&file, "position", &serde_json::to_string(position).expect("plain data"))?;
     }
     set_u64(&file, "seal", seal(header))?;
     let mut extents = vec![[Extent { offset: 0, len: 0, checksum: 0 }; 3]; sums.len()];
@@ -108,13 +112,17 @@ fn header(path: &Path, file: &File) -> Result<Header> {
         Err(_) => return Err(CheckpointError::damaged(path, "is an HDF5 file but no tawpipe checkpoint")),
     }
     let model = get_text(path, file, "model")?;
+    let position = file.attr("position").is_ok().then(|| get_text(path, file, "position")).transpose()?;
+    let attribute = |name: &str, error| CheckpointError::damaged(path, format!("attribute {name}: {error}"));
     let header = Header {
         step: get_u64(path, file, "step")?,
         seed: get_u64(path, file, "seed")?,
         tokens: get_u64(path, file, "tokens")?,
-        shape: serde_json::from_str(&model)
-            .map_err(|error| CheckpointError::damaged(path, format!("attribute model: {error}")))?,
+        shape: serde_json::from_str(&model).map_err(|error| attribute("model", error))?,
         deck: get_text(path, file, "deck")?,
+        position: position
+            .map(|text| serde_json::from_str(&text).map_err(|error| attribute("position", error)))
+            .transpose()?,
     };
     if get_u64(path, file, "seal")? != seal(&header) {
         return Err(CheckpointError::damaged(path, "is damaged: its attributes do not match their checksum"));

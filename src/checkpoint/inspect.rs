@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::model::ModelShape;
 
 use super::hf::HfFolder;
-use super::{Checkpoint, CheckpointError, Result, Source, tensors};
+use super::{Checkpoint, CheckpointError, Result, Source, State, tensors};
 
 /// Describes a checkpoint file (and checks every number of it) or a Hugging Face folder.
 pub fn inspect(path: &Path) -> Result<String> {
@@ -63,7 +63,7 @@ fn table(text: &mut String, checkpoint: &Checkpoint) -> std::result::Result<(), 
         let mut squares = 0.0;
         for start in (0..param.len()).step_by(buffer.len()) {
             let len = buffer.len().min(param.len() - start);
-            checkpoint.read(&param.name, start, &mut buffer[..len])?;
+            checkpoint.read_state(State::Weights, &param.name, start, &mut buffer[..len])?;
             squares += buffer[..len].iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
         }
         let rms = (squares / param.len() as f64).sqrt();

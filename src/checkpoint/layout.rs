@@ -25,6 +25,27 @@ pub struct Header {
     pub shape: ModelShape,
     /// The resolved deck, TOML.
     pub deck: String,
+    /// How far the run has come; checkpoints of version 0.1 and imported models do not say.
+    // Left out of the checksum too where it is not there, so that old checkpoints keep theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+}
+
+/// How far a run has come, beside its steps and tokens: what a resumed run goes on from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Training sequences read so far, in the order of the data.
+    pub sequences: u64,
+    /// Tokens of each of them.
+    pub seq: usize,
+    /// Updates that were applied: AdamW's count.
+    pub updates: u64,
+    /// Updates that were left out.
+    pub skipped: u64,
+    /// Steps up to the last one, in a row, whose loss or gradient norm was not finite.
+    pub skipped_in_a_row: u64,
+    /// The last finite gradient norms, oldest first; only with `run.spike`.
+    pub norms: Vec<f64>,
 }
 
 /// The three numbers kept for every weight.

@@ -8,7 +8,7 @@ use crate::fabric::Control;
 use crate::model::ModelShape;
 
 use super::agree::{agree, on_root};
-use super::checksum::checksum;
+use super::checksum::{checked, checksum};
 use super::layout::{Extent, Header, State, Table, same_model};
 use super::save::by_name;
 use super::{CheckpointError, PieceMut, Result, Source, checkpoints, h5, tensors};
@@ -73,7 +73,11 @@ impl Source for Checkpoint {
     }
 
     fn read(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
-        self.read_state(State::Weights, name, start, out)
+        self.read_state(State::Weights, name, start, out)?;
+        match out.iter().position(|value| !value.is_finite()) {
+            None => Ok(()),
+            Some(at) => Err(not_finite(&self.path, State::Weights, name, start + at)),
+        }
     }
 
     fn check(&self, part: usize, parts: usize) -> Result<()> {
@@ -105,7 +109,11 @@ pub fn load(path: &Path, shape: &ModelShape, pieces: &mut [PieceMut], control: &
             for (which, values) in arrays.enumerate() {
                 read(path, &file, &table.extents[at][which], piece.start, values)?;
                 let total = &mut totals[6 * at + 2 * which..][..2];
-                total[0] = total[0].wrapping_add(checksum(piece.start, values));
+                let (sum, odd) = checked(piece.start, values);
+                if let Some(element) = odd {
+                    return Err(not_finite(path, State::ALL[which], piece.name, element));
+                }
+                total[0] = total[0].wrapping_add(sum);
                 total[1] += values.len() as u64;
             }
         }
@@ -178,6 +186,11 @@ fn read(path: &Path, file: &File, extent: &Extent, start: usize, out: &mut [f32]
     }
     let bytes = bytemuck::cast_slice_mut(out);
     file.read_exact_at(bytes, extent.offset + 4 * start as u64).map_err(CheckpointError::read(path))
+}
+
+/// Written by version 0.1, which did not look, or by another program.
+fn not_finite(path: &Path, state: State, name: &str, element: usize) -> CheckpointError {
+    CheckpointError::tensor(path, &format!("{}/{name}", state.group()), format!("is not finite at element {element}"))
 }
 
 fn mismatch(path: &Path, state: State, name: &str) -> CheckpointError {

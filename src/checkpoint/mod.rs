@@ -27,7 +27,7 @@ mod source;
 pub use error::{CheckpointError, Direction};
 pub use folder::{checkpoints, file_name, prune};
 pub use inspect::inspect;
-pub use layout::{Header, State};
+pub use layout::{Header, Position, State};
 pub use load::{Checkpoint, load, resume};
 pub use piece::{Piece, PieceMut, pieces, pieces_mut, tensors};
 pub use save::save;

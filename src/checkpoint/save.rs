@@ -9,8 +9,8 @@ use crate::fabric::Control;
 use crate::model::{ModelShape, Param};
 
 use super::agree::{agree, on_root};
-use super::checksum::checksum;
-use super::layout::{Header, Table};
+use super::checksum::checked;
+use super::layout::{Header, State, Table};
 use super::load::verify;
 use super::{CheckpointError, Piece, Result, file_name, h5, tensors};
 
@@ -74,25 +74,32 @@ fn write_pieces(path: &Path, table: &Table, pieces: &[Piece]) -> std::io::Result
     file.sync_all()
 }
 
-/// Collective. Checksums of every tensor, and the proof that the pieces tile the model.
+/// Collective. Checksums of every tensor, and the proof that all values are finite and that the pieces tile the model.
 fn sums(shape: &ModelShape, pieces: &[Piece], control: &dyn Control) -> Result<Vec<[u64; 3]>> {
     let params = tensors(shape);
     let index = by_name(&params);
     // A tensor: three checksums, then elements covered and a checksum of which elements those are.
     let mut totals = vec![0u64; 4 * params.len()];
     let add = |piece: &Piece| {
-        let at = *index.get(piece.name).ok_or_else(|| format!("{} is no tensor of this model", piece.name))?;
+        let unknown = || CheckpointError::Pieces(format!("{} is no tensor of this model", piece.name));
+        let at = *index.get(piece.name).ok_or_else(unknown)?;
         let end = piece.start + piece.weights.len();
         if end > params[at].len() || states(piece).iter().any(|s| s.len() != piece.weights.len()) {
-            return Err(format!("{}: elements {}..{end} of {}", piece.name, piece.start, params[at].len()));
+            let text = format!("{}: elements {}..{end} of {}", piece.name, piece.start, params[at].len());
+            return Err(CheckpointError::Pieces(text));
         }
-        for (which, values) in states(piece).into_iter().enumerate() {
-            totals[4 * at + which] = totals[4 * at + which].wrapping_add(checksum(piece.start, values));
+        for (state, values) in State::ALL.into_iter().zip(states(piece)) {
+            let (sum, odd) = checked(piece.start, values);
+            if let Some(element) = odd {
+                return Err(CheckpointError::NotFinite { tensor: format!("{}/{}", state.group(), piece.name), element });
+            }
+            let total = &mut totals[4 * at + state as usize];
+            *total = total.wrapping_add(sum);
         }
         totals[4 * at + 3] += piece.weights.len() as u64;
         Ok(())
     };
-    agree(control, pieces.iter().try_for_each(add).map_err(CheckpointError::Pieces))?;
+    agree(control, pieces.iter().try_for_each(add))?;
     control.sum_u64(&mut totals);
     for (param, total) in params.iter().zip(totals.chunks(4)) {
         if total[3] != param.len() as u64 {

@@ -64,7 +64,7 @@ pub fn import(args: &ImportArgs) -> anyhow::Result<Exit> {
             Piece { name: &param.name, start: 0, weights, moment1: moment, moment2: moment }
         })
         .collect();
-    let header = Header { step: 0, seed: 0, tokens: 0, shape, deck: String::new() };
+    let header = Header { step: 0, seed: 0, tokens: 0, shape, deck: String::new(), position: None };
     save(Path::new(&args.out), &header, &pieces, &Solo)?;
     println!("{}: {} as a checkpoint", path.display(), args.model.display());
     Ok(Exit::Done)

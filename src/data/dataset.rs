@@ -89,13 +89,14 @@ impl Dataset {
         Ok(Dataset { train, valid, bytes_per_token, remarks, order, seed, seq, global, micro })
     }
 
-    /// Inputs and targets of micro-batch `micro` (from 0) of step `step` (from 0), each `[sequences, seq]`.
+    /// Inputs and targets of micro-batch `micro` (from 0) of a step before which `first` sequences have been read, each
+    /// `[sequences, seq]`.
     ///
     /// # Panics
     /// If the slices are not `batch.micro * data.seq` long, or the step has no such micro-batch.
-    pub fn micro(&self, step: u64, micro: usize, inputs: &mut [i32], targets: &mut [i32]) {
+    pub fn micro(&self, first: u64, micro: usize, inputs: &mut [i32], targets: &mut [i32]) {
         assert!(micro < self.global / self.micro, "micro-batch {micro} of {}", self.global / self.micro);
-        let first = u128::from(step) * self.global as u128 + (micro * self.micro) as u128;
+        let first = u128::from(first) + (micro * self.micro) as u128;
         for (i, (inputs, targets)) in self.rows(inputs, targets).enumerate() {
             let count = self.sequences();
             let (epoch, index) = ((first + i as u128) / count as u128, ((first + i as u128) % count as u128) as usize);
@@ -110,6 +111,15 @@ impl Dataset {
     /// Training sequences of an epoch.
     pub fn sequences(&self) -> usize {
         (self.train.range.len() - 1) / self.seq
+    }
+
+    /// How many sequences lie behind, if `sequences` of `seq` tokens have been read: so many that the next one is the first
+    /// that begins behind the tokens that were read. Epochs stay epochs.
+    pub fn behind(&self, sequences: u64, seq: usize) -> u64 {
+        let epoch = ((self.train.range.len() - 1) / seq.max(1)).max(1) as u64;
+        let ours = self.sequences() as u64;
+        let rest = (sequences % epoch) * seq as u64;
+        sequences / epoch * ours + rest.div_ceil(self.seq as u64).min(ours)
     }
 
     /// Training tokens.

@@ -6,6 +6,7 @@
 
 pub mod docs;
 mod error;
+mod guard;
 mod resolve;
 mod section;
 mod sections;
@@ -13,6 +14,7 @@ mod system;
 mod value;
 
 pub use error::DeckError;
+pub use guard::{OnNonfinite, Spike};
 pub use section::{Key, Section};
 pub use sections::{BatchSection, ClusterSection, DataSection, GpuSection, ModelSection, OptimSection, RunSection};
 pub use value::{CostSource, DeviceKind, FabricKind, Memory, Poll, RanksPerGroup, Schedule, Seconds};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::data::{Order, TokenType, TokenizerChoice, Valid};
 use crate::model::{Dtype, ModelShape, Recompute};
 
+use super::guard::{OnNonfinite, Spike};
 use super::section::section;
 use super::value::{CostSource, DeviceKind, FabricKind, Memory, Poll, RanksPerGroup, Schedule, Seconds};
 
@@ -117,7 +118,7 @@ section! {
         checkpoint: bool = true,
         /// Steps between checkpoints; 0: one at the end. The last step always writes one.
         checkpoint_every: u64 = 0,
-        /// Checkpoints kept; older ones are removed.
+        /// Checkpoints kept; older ones are removed, but never the newest one that a finite step has followed.
         keep: usize = 2,
         /// Steps between validations; 0: one at the end. The last step always validates.
         validate_every: u64 = 0,
@@ -125,6 +126,12 @@ section! {
         trace: Option<u64> = None,
         /// Stop with a checkpoint (exit code 4) after this time.
         wall_time: Option<Seconds> = None,
+        /// What happens at a step whose loss or gradient norm is not finite; its update is never applied. `stop` ends the run
+        /// with exit code 1, `skip` goes on, but stops after ten such steps in a row.
+        on_nonfinite: OnNonfinite = OnNonfinite::Stop,
+        /// Leave out updates whose gradient norm lies more than `z` standard deviations above the mean of the last `window`
+        /// finite norms. Left out: none.
+        spike: Option<Spike> = None,
         /// Without progress of a message for this time the job is ended.
         timeout: Seconds = Seconds(60.0),
         /// Name every op for NVIDIA's profilers (with NCCL or one rank); needs libnvtx3interop or libnvToolsExt.

@@ -46,7 +46,7 @@ fn columns<R: Row>(file: &File, rows: &[R]) -> hdf5::Result<()> {
     for (at, metric) in R::METRICS.iter().enumerate() {
         let column = values.iter().map(|row| row[at]);
         let dataset = match metric.kind {
-            Kind::U64 => {
+            Kind::U64 | Kind::Bool => {
                 let column: Vec<u64> =
                     column.map(|value| if let Value::U64(n) = value { n } else { value.real() as u64 }).collect();
                 group.new_dataset_builder().with_data(&column).create(metric.name)?
@@ -89,10 +89,15 @@ pub(super) fn read(path: &Path) -> Result<(RunInfo, History), MetricsError> {
 fn rows<R: Row>(file: &File) -> hdf5::Result<Vec<R>> {
     let group = file.group(R::GROUP)?;
     let columns = R::METRICS.iter().map(|metric| {
+        // Version 0.1 had no metric of this kind.
+        if metric.kind == Kind::Bool && !group.link_exists(metric.name) {
+            return Ok(vec![Value::Bool(false); group.dataset("step")?.size()]);
+        }
         let dataset = group.dataset(metric.name)?;
         Ok(match metric.kind {
             Kind::U64 => dataset.read_raw::<u64>()?.into_iter().map(Value::U64).collect(),
             Kind::F64 => dataset.read_raw::<f64>()?.into_iter().map(Value::F64).collect(),
+            Kind::Bool => dataset.read_raw::<u64>()?.into_iter().map(|n| Value::Bool(n != 0)).collect(),
         })
     });
     let columns: Vec<Vec<Value>> = columns.collect::<hdf5::Result<_>>()?;

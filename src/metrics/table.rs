@@ -9,6 +9,8 @@ pub enum Kind {
     U64,
     /// Real number; NaN where it is unknown.
     F64,
+    /// Something that holds or does not. In JSON `true`, or left out; in HDF5 1 or 0.
+    Bool,
 }
 
 impl Kind {
@@ -17,6 +19,7 @@ impl Kind {
         match self {
             Kind::U64 => "u64",
             Kind::F64 => "f64",
+            Kind::Bool => "bool",
         }
     }
 }
@@ -28,6 +31,8 @@ pub enum Value {
     U64(u64),
     /// Of a [`Kind::F64`].
     F64(f64),
+    /// Of a [`Kind::Bool`].
+    Bool(bool),
 }
 
 impl Value {
@@ -36,6 +41,7 @@ impl Value {
         match self {
             Value::U64(n) => n as f64,
             Value::F64(x) => x,
+            Value::Bool(holds) => f64::from(u8::from(holds)),
         }
     }
 }
@@ -68,12 +74,13 @@ pub trait Row: Sized {
 
     /// As a JSON object on one line, in full precision; NaN and infinity are `null`.
     fn json(&self) -> String {
-        let pairs = Self::METRICS.iter().zip(self.values()).map(|(metric, value)| {
+        let pairs = Self::METRICS.iter().zip(self.values()).filter_map(|(metric, value)| {
             let value = match value {
                 Value::U64(n) => Json::from(n),
                 Value::F64(x) => Json::from(x),
+                Value::Bool(holds) => holds.then_some(Json::Bool(true))?,
             };
-            (metric.name.to_string(), value)
+            Some((metric.name.to_string(), value))
         });
         Json::Object(pairs.collect()).to_string()
     }
@@ -86,6 +93,8 @@ pub trait Row: Sized {
                 (Kind::U64, value) => value.as_u64().map(Value::U64),
                 (Kind::F64, Json::Null) => Some(Value::F64(f64::NAN)),
                 (Kind::F64, value) => value.as_f64().map(Value::F64),
+                (Kind::Bool, Json::Null) => Some(Value::Bool(false)),
+                (Kind::Bool, value) => value.as_bool().map(Value::Bool),
             }
             .ok_or_else(|| format!("{} = {value}; expected {}", metric.name, metric.kind.name()))
         });
@@ -108,7 +117,7 @@ impl Number for u64 {
     fn of(value: Value) -> Self {
         match value {
             Value::U64(n) => n,
-            Value::F64(x) => x as u64,
+            other => other.real() as u64,
         }
     }
 }
@@ -120,6 +129,16 @@ impl Number for f64 {
     }
     fn of(value: Value) -> Self {
         value.real()
+    }
+}
+
+impl Number for bool {
+    const KIND: Kind = Kind::Bool;
+    fn value(self) -> Value {
+        Value::Bool(self)
+    }
+    fn of(value: Value) -> Self {
+        value.real() != 0.0
     }
 }
 
@@ -171,6 +190,7 @@ table! {
         bytes_inter: u64, "byte", "Bytes sent between groups in this step, over all ranks.";
         bytes_control: u64, "byte", "Bytes of scalars and barriers sent in this step, over all ranks.";
         memory_peak: u64, "byte", "Largest resident set of any rank so far.";
+        skipped: bool, "1", "The update was left out: the loss or the gradient norm was not finite, or the norm an outlier.";
     }
 }
 

@@ -17,7 +17,7 @@ mod timeline;
 pub use job::{Batch, Job, Refusal};
 pub use op::{
     Access, Action, Algorithm, Call, CommId, HeadGradient, Lane, Message, Op, OpId, Payload, REDUCE_CHUNK,
-    REDUCE_CHUNKS, Work, stats, step,
+    REDUCE_CHUNKS, Work, applies, stats, step,
 };
 pub use slot::{Holding, Region, Segment, Slot, SlotId};
 pub use timeline::{Span, Timeline};

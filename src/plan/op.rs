@@ -49,12 +49,21 @@ pub struct Work {
 pub mod step {
     /// Learning rate.
     pub const LR: usize = 0;
-    /// Update number, from 1 (bias correction of AdamW).
+    /// Number of the update among those that were applied, from 1 (bias correction of AdamW).
     pub const NUMBER: usize = 1;
     /// Bound on the global gradient norm; infinity for none.
     pub const CLIP: usize = 2;
+    /// Largest squared gradient norm whose update is applied, see [`super::applies`]; [`f64::MAX`] for any finite one.
+    pub const BOUND: usize = 3;
     /// Length of the slot.
-    pub const LEN: usize = 3;
+    pub const LEN: usize = 4;
+}
+
+/// Whether the update of an iteration is applied: its loss is finite, and its squared gradient norm is at most `bound`
+/// ([`step::BOUND`]; a norm that is not finite is above every bound). Both are summed over all ranks before any update, so
+/// every rank decides alike, on every device, without a message.
+pub fn applies(bound: f64, loss: f64, squares: f64) -> bool {
+    loss.is_finite() && squares <= bound.min(f64::MAX)
 }
 
 /// Layout of the slot that an iteration leaves its results in (f64): zero before it, summed over all ranks by its
@@ -247,7 +256,8 @@ pub enum Action {
         /// Added to.
         stats: Region,
     },
-    /// AdamW on (part of) a shard, with the clip factor from the summed statistics.
+    /// AdamW on (part of) a shard, with the clip factor from the summed statistics; nothing, unless these say that the update
+    /// [`applies`].
     Update {
         /// Which parameters: decides what is decayed.
         shard: ShardId,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::checkpoint::{self, Header};
+use crate::checkpoint;
 use crate::cluster::Groups;
 use crate::deck::Deck;
 use crate::device::beside;
@@ -16,9 +16,10 @@ use crate::metrics::{Metrics, Progress, Record, Row, RunInfo, Validation};
 use crate::plan::check::check;
 use crate::plan::systems::{Schedule, schedule};
 
+use super::guard::{self, Guard, Verdict};
 use super::{
-    Agreed, MakeWire, Session, StepResult, Stop, TrainOptions, agree, costs, device, folder, learning_rate, messages,
-    meter, patience, trace,
+    Agreed, MakeWire, RunState, Session, StepInput, StepResult, Stop, TrainOptions, agree, costs, device, folder,
+    learning_rate, messages, meter, patience, trace,
 };
 
 /// Trains on one rank of a world; every rank calls it. See [`super::train`]. `found` are the groups that share memory;
@@ -35,14 +36,14 @@ pub fn run(
     stop: &Stop,
 ) -> anyhow::Result<Exit> {
     let mut run = Run::start(deck.clone(), options, control, found, wire)?;
-    if options.dry_run || run.step == deck.run.steps {
+    if options.dry_run || run.state.step == deck.run.steps {
         run.session.finish()?;
         return Ok(Exit::Done);
     }
     loop {
         let ended = run.train(stop)?;
-        let last = run.step == deck.run.steps;
-        let step = run.step;
+        let step = run.state.step;
+        let last = step == deck.run.steps;
         let due = |every: u64| every > 0 && step % every == 0;
         if last || (ended.is_none() && due(deck.run.validate_every)) {
             run.validate()?;
@@ -64,8 +65,8 @@ struct Run<'a> {
     control: &'a dyn Control,
     session: Session,
     folder: PathBuf,
-    /// Steps taken.
-    step: u64,
+    guard: Guard,
+    state: RunState,
     /// FLOP/s of all ranks (rank 0).
     peak: f64,
     /// Factor from nats a token to bits a byte.
@@ -138,7 +139,7 @@ impl<'a> Run<'a> {
         let memory = agree(control, bad, memory)?;
         let mut session = Session::new(&deck, schedule, plan, &device, memory, Arc::new(dataset), messages)?;
         control.set_patience(patience(&deck));
-        let step = load(&deck, options, control, &session, source.as_deref(), &folder)?;
+        let state = load(&deck, options, control, &session, source.as_deref(), &folder)?;
         session.prepare()?;
         let peak = meter::peak(control, &device, deck.run.dtype);
 
@@ -148,10 +149,10 @@ impl<'a> Run<'a> {
             let system = deck.system.name().to_string();
             let info = RunInfo { deck: deck.to_toml(), system, groups: groups.sizes() };
             let metrics = match options.resume {
-                true => Metrics::resume(&folder, info, step)?,
+                true => Metrics::resume(&folder, info, state.step)?,
                 false => Metrics::create(&folder, info)?,
             };
-            Ok((metrics, Progress::new(deck.run.steps, step)))
+            Ok((metrics, Progress::new(deck.run.steps, state.step)))
         });
         let output = agree(control, bad, output.transpose())?;
         if rank == 0 {
@@ -166,17 +167,22 @@ impl<'a> Run<'a> {
                 folder.display(),
             );
         }
-        Ok(Run { deck, options, control, session, folder, step, peak, bits, gpu_memory, validates, output })
+        let guard = Guard::new(&deck.run);
+        Ok(Run { deck, options, control, session, folder, guard, state, peak, bits, gpu_memory, validates, output })
     }
 
     /// One step; says whether all ranks have agreed to stop behind it.
     fn train(&mut self, stop: &Stop) -> anyhow::Result<Option<Exit>> {
         let start = Instant::now();
-        let lr = learning_rate(&self.deck.optim, self.step, self.deck.run.steps);
-        let result = self.session.step(self.step + 1, lr)?;
+        let RunState { step, position, .. } = &self.state;
+        let lr = learning_rate(&self.deck.optim, *step, self.deck.run.steps);
+        let bound = self.guard.bound(position);
+        let input = StepInput { first: position.sequences, update: position.updates + 1, lr, bound };
+        let result = self.session.step(&input)?;
         let step_s = start.elapsed().as_secs_f64();
-        self.step += 1;
-        if self.deck.run.trace == Some(self.step) {
+        self.state.advance(self.session.schedule.job.batch);
+        let verdict = self.guard.judge(&result, bound, &mut self.state.position);
+        if self.deck.run.trace == Some(self.state.step) {
             let written = trace::write(&self.folder, &self.session.schedule, &result.measured, self.control);
             agree(self.control, Exit::Failure, written)?;
         }
@@ -189,7 +195,35 @@ impl<'a> Run<'a> {
             progress.step(&record);
             metrics.step(record)?;
         }
+        self.follow(verdict, &result)?;
         Ok(ended)
+    }
+
+    /// Says which update was left out and why, and ends the run if that is what the guard wants.
+    fn follow(&mut self, verdict: Verdict, result: &StepResult) -> anyhow::Result<()> {
+        let (reason, stop) = match verdict {
+            Verdict::Applied => return Ok(()),
+            Verdict::Skipped(reason) => (reason, false),
+            Verdict::Stop(reason) => (reason, true),
+        };
+        let place = if result.is_finite() { None } else { guard::place(&self.session, self.control)? };
+        let place = place.map_or_else(String::new, |place| format!(", {place}"));
+        let step = self.state.step;
+        if !stop {
+            if let Some((_, progress)) = &mut self.output {
+                progress.note(&format!("warn: step {step}: {reason}{place}; its update was left out"));
+            }
+            return Ok(());
+        }
+        let mut message = format!("step {step}: {reason}{place}; its update was not applied");
+        if let Some((metrics, _)) = &mut self.output {
+            metrics.flush()?;
+            message += &match checkpoint::checkpoints(&folder::checkpoints(&self.folder))?.first() {
+                Some(path) => format!("; the checkpoint to go back to is {} (--resume)", path.display()),
+                None => "; there is no checkpoint to go back to".into(),
+            };
+        }
+        Err(Agreed::new(self.control, Exit::Failure, message).into())
     }
 
     /// Sums what the ranks measured, and lets rank 0 decide whether to stop. All in one gather and one broadcast.
@@ -219,11 +253,11 @@ impl<'a> Run<'a> {
         let rate = tokens / step_s;
         let flops = |causal| rate * job.shape.flops_per_token(job.batch.seq, causal) / self.peak;
         let record = Record {
-            step: self.step,
+            step: self.state.step,
             loss: result.loss,
             grad_norm: result.grad_norm,
             lr,
-            tokens: self.step * job.batch.tokens() as u64,
+            tokens: self.state.tokens,
             step_s,
             tokens_per_s: rate,
             tokens_per_s_rank: rate / self.control.size() as f64,
@@ -234,6 +268,7 @@ impl<'a> Run<'a> {
             bytes_inter: totals[1],
             bytes_control: totals[2],
             memory_peak: totals[3],
+            skipped: !result.applied,
         };
         (record, ended)
     }
@@ -247,7 +282,7 @@ impl<'a> Run<'a> {
         if let Some((metrics, progress)) = &mut self.output {
             let bits_per_byte = self.bits.map_or(f64::NAN, |bits| valid_loss * bits);
             let valid_s = start.elapsed().as_secs_f64();
-            let validation = Validation { step: self.step, valid_loss, bits_per_byte, valid_s };
+            let validation = Validation { step: self.state.step, valid_loss, bits_per_byte, valid_s };
             progress.validation(&validation);
             metrics.validation(validation)?;
         }
@@ -259,14 +294,7 @@ impl<'a> Run<'a> {
         if !cfg!(feature = "hdf5") || !self.deck.run.checkpoint {
             return Ok(());
         }
-        let job = &self.session.schedule.job;
-        let header = Header {
-            step: self.step,
-            seed: self.deck.run.seed,
-            tokens: self.step * job.batch.tokens() as u64,
-            shape: job.shape.clone(),
-            deck: self.deck.to_toml(),
-        };
+        let header = self.state.header(&self.deck, &self.session.schedule.job.shape);
         let folder = folder::checkpoints(&self.folder);
         let saved = self.session.save(&folder, &header, self.control);
         let path = agree(self.control, Exit::Failure, saved)?;
@@ -320,7 +348,7 @@ fn prove(schedule: &Schedule, limit: Option<usize>, beside: usize) -> anyhow::Re
     Ok(())
 }
 
-/// Fills the masters: from the run's newest checkpoint, from a model on disk, or new. Returns the steps taken.
+/// Fills the masters: from the run's newest checkpoint, from a model on disk, or new. Says how far the run has come.
 fn load(
     deck: &Deck,
     options: TrainOptions,
@@ -328,7 +356,7 @@ fn load(
     session: &Session,
     source: Option<&dyn checkpoint::Source>,
     folder: &std::path::Path,
-) -> anyhow::Result<u64> {
+) -> anyhow::Result<RunState> {
     if options.resume {
         let found = session.resume(&folder::checkpoints(folder), control);
         let (path, header) = agree(control, Exit::BadInput, found)?;
@@ -341,11 +369,11 @@ fn load(
         if control.rank() == 0 {
             log::info!("continuing from {}", path.display());
         }
-        return Ok(header.step);
+        return Ok(RunState::after(&header, session.dataset(), deck.data.seq));
     }
     match source {
         Some(source) => agree(control, Exit::BadInput, session.read(source))?,
         None => session.initialise(deck.run.seed)?,
     }
-    Ok(0)
+    Ok(RunState::start(deck.data.seq))
 }

@@ -12,7 +12,7 @@ use crate::engine::{Compute, EngineError, Executor, Measured, Phase, Source};
 use crate::fabric::Control;
 use crate::nn::Network;
 use crate::plan::systems::Schedule;
-use crate::plan::{Action, RankPlan, Segment, SlotId, stats, step};
+use crate::plan::{Action, RankPlan, Segment, SlotId, applies, stats, step};
 
 use super::executor::executor;
 use super::messages::Messages;
@@ -25,8 +25,30 @@ pub struct StepResult {
     pub loss: f64,
     /// Gradient norm before clipping.
     pub grad_norm: f64,
+    /// Whether the weights were updated.
+    pub applied: bool,
     /// Time and bytes on this rank.
     pub measured: Measured,
+}
+
+impl StepResult {
+    /// Whether loss and gradient norm are numbers.
+    pub fn is_finite(&self) -> bool {
+        self.loss.is_finite() && self.grad_norm.is_finite()
+    }
+}
+
+/// What a step works on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepInput {
+    /// Training sequences that lie behind; the step reads the next ones.
+    pub first: u64,
+    /// Number of its update among those that are applied, from 1.
+    pub update: u64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Largest gradient norm whose update is applied; infinity for any finite one.
+    pub bound: f64,
 }
 
 /// One rank's training.
@@ -81,6 +103,11 @@ impl Session {
         self.plan.rank
     }
 
+    /// What it trains on.
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
     /// This rank's memory.
     pub fn memory(&self) -> &Memory {
         self.executor.memory()
@@ -120,13 +147,24 @@ impl Session {
         self.pass(Phase::Prepare, Feed::Nothing).map(|_| ())
     }
 
-    /// Trains on the batch of step `number` (from 1).
-    pub fn step(&mut self, number: u64, lr: f64) -> Result<StepResult, EngineError> {
+    /// Trains on one batch.
+    pub fn step(&mut self, input: &StepInput) -> Result<StepResult, EngineError> {
         let mut scalars = [0.0; step::LEN];
-        (scalars[step::LR], scalars[step::NUMBER], scalars[step::CLIP]) = (lr, number as f64, self.clip);
+        scalars[step::LR] = input.lr;
+        scalars[step::NUMBER] = input.update as f64;
+        scalars[step::CLIP] = self.clip;
+        scalars[step::BOUND] = (input.bound * input.bound).min(f64::MAX);
         self.upload(self.step, &scalars)?;
-        let (found, measured) = self.pass(Phase::Train, Feed::Step(number - 1))?;
-        Ok(StepResult { loss: found[stats::LOSS], grad_norm: found[stats::SQUARES].sqrt(), measured })
+        let (found, measured) = self.pass(Phase::Train, Feed::Step(input.first))?;
+        let (loss, squares) = (found[stats::LOSS], found[stats::SQUARES]);
+        let applied = applies(scalars[step::BOUND], loss, squares);
+        Ok(StepResult { loss, grad_norm: squares.sqrt(), applied, measured })
+    }
+
+    /// How many tensors' gradients this rank keeps (of copies only the primary one), and of which of them some element is
+    /// not finite, each with its shard. Reads all of them: for after a step that has gone wrong.
+    pub fn nonfinite_gradients(&self) -> Result<(usize, Vec<(usize, String)>), DeviceError> {
+        weights::nonfinite_gradients(&self.schedule, &self.plan, self.memory())
     }
 
     /// Mean loss over all validation tokens.
@@ -168,7 +206,7 @@ impl Session {
 #[derive(Clone, Copy, Debug)]
 enum Feed {
     Nothing,
-    /// Training step, from 0.
+    /// The training step with so many sequences behind it.
     Step(u64),
     /// Batch of a validation, from 0.
     Validation(usize),
@@ -185,7 +223,7 @@ impl Source for Loader<'_> {
         let (inputs, targets) = tokens.split_at_mut(tokens.len() / 2);
         match self.feed {
             Feed::Nothing => panic!("nothing is loaded while preparing"),
-            Feed::Step(number) => self.dataset.micro(number, micro, inputs, targets),
+            Feed::Step(first) => self.dataset.micro(first, micro, inputs, targets),
             Feed::Validation(batch) => {
                 self.dataset.valid_micro(batch, micro, inputs, targets);
             }

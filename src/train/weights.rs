@@ -8,7 +8,7 @@ use crate::checkpoint::{Piece, PieceMut, pieces, pieces_mut};
 use crate::device::{DeviceError, Memory};
 use crate::model::init;
 use crate::plan::systems::Schedule;
-use crate::plan::{Holding, RankPlan, Segment, SlotId};
+use crate::plan::{Action, Holding, RankPlan, Segment, SlotId};
 
 /// The slots of one run of parameters: master weights and both moments.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +59,32 @@ pub fn initialise(schedule: &Schedule, plan: &RankPlan, memory: &Memory, seed: u
         }
     }
     Ok(())
+}
+
+/// See [`super::Session::nonfinite_gradients`].
+pub fn nonfinite_gradients(
+    schedule: &Schedule,
+    plan: &RankPlan,
+    memory: &Memory,
+) -> Result<(usize, Vec<(usize, String)>), DeviceError> {
+    let (mut tensors, mut bad) = (0, Vec::new());
+    for op in &plan.train {
+        let Action::Update { shard, range, gradient, master, .. } = &op.action else { continue };
+        if !plan.slots[master.slot].holds.as_ref().is_some_and(|holding| holding.primary) {
+            continue;
+        }
+        let values = &memory.floats(gradient.slot)?[gradient.range()];
+        for param in &schedule.shards.shards[*shard].params {
+            let (start, end) = (param.offset.max(range.start), (param.offset + param.len()).min(range.end));
+            if start < end {
+                tensors += 1;
+                if values[start - range.start..end - range.start].iter().any(|value| !value.is_finite()) {
+                    bad.push((*shard, param.name.clone()));
+                }
+            }
+        }
+    }
+    Ok((tensors, bad))
 }
 
 /// Values of a rank's masters and moments, on their way from a file.

@@ -205,6 +205,39 @@ fn divergence_is_visible() {
     }
 }
 
+/// An update whose loss or gradient norm is not finite, or whose norm is above the bound, changes no bit; one at the bound does.
+#[test]
+fn adamw_is_left_out() {
+    let rule = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
+    let (nan, inf, most) = (f64::NAN, f64::INFINITY, f64::MAX);
+    let cases = [
+        (nan, 1.0, most, false),
+        (inf, 1.0, most, false),
+        (-inf, 1.0, inf, false),
+        (1.0, nan, inf, false),
+        (1.0, inf, inf, false),
+        (1.0, 4.1, 4.0, false),
+        (1.0, 4.0, 4.0, true),
+        (1.0, 1.0, inf, true),
+    ];
+    for (loss, squares, bound, applied) in cases {
+        let n = 3000;
+        let mut random = Random::new(9);
+        let buffers = [Dtype::F32, Dtype::F32, Dtype::F32, Dtype::Bf16].map(|dtype| random.buffer(n, dtype));
+        // A second moment is a mean of squares.
+        buffers[2].write(&vec![0.5f32; n]);
+        let before = buffers.each_ref().map(Buffer::wide);
+        let (step, sums) = (Buffer::f64(&[1e-2, 3.0, 1.0, bound]), Buffer::f64(&[loss, squares]));
+        let gradient = random.buffer(n, Dtype::F32);
+        let [master, moment1, moment2, home] = buffers.each_ref().map(Buffer::view);
+        let (step, stats, gradient) = (step.view(), sums.view(), gradient.view());
+        Cpu::new(2).adamw(&AdamWStep { rule, decay: true, step, stats, gradient, master, moment1, moment2, home: Some(home) });
+        for (before, after) in before.iter().zip(buffers.each_ref().map(Buffer::wide)) {
+            assert_eq!(*before != after, applied, "loss {loss}, squares {squares}, bound {bound}");
+        }
+    }
+}
+
 /// Five steps of AdamW with clipping and decay follow PyTorch's formulas in f64; the home copy is the rounded weight.
 #[test]
 fn adamw() {
@@ -218,7 +251,7 @@ fn adamw() {
         for t in 1..=5 {
             let gradient = random.buffer(n, Dtype::F32);
             let squares: f64 = gradient.wide().iter().map(|g| g * g).sum();
-            let step = Buffer::f64(&[lr, f64::from(t), clip]);
+            let step = Buffer::f64(&[lr, f64::from(t), clip, f64::MAX]);
             let sums = Buffer::f64(&[0.0, squares]);
             Cpu::new(2).adamw(&AdamWStep {
                 rule,

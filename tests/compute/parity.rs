@@ -121,7 +121,7 @@ fn train(name: &str, dtype: Dtype, recompute: Recompute, threads: usize, steps: 
     let work = Some(workspace.view());
     let dx = activation();
     let (inputs, targets) = (Buffer::new(tokens, Dtype::I32), Buffer::new(tokens, Dtype::I32));
-    let scalars = Buffer::f64(&[number("lr"), 0.0, number("grad_clip")]);
+    let scalars = Buffer::f64(&[number("lr"), 0.0, number("grad_clip"), f64::MAX]);
     let sums = Buffer::new(stats::LEN, Dtype::F64);
     let mut run = Run { losses: vec![], norms: vec![], logits: vec![], step1: vec![] };
     for s in 0..steps {

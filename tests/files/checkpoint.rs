@@ -20,7 +20,7 @@ use crate::ranks::{Part, shape, value, whole, world};
 fn header(step: u64, shape: &ModelShape) -> Header {
     // Neither fits an f64: whole numbers must not pass through one.
     let (seed, tokens) = (u64::MAX - 1, (1 << 60) + 1);
-    Header { step, seed, tokens, shape: shape.clone(), deck: "[model]\ndim = 24 # é\n".into() }
+    Header { step, seed, tokens, shape: shape.clone(), deck: "[model]\ndim = 24 # é\n".into(), position: None }
 }
 
 /// Saves a model from `size` ranks.

@@ -23,6 +23,7 @@ fn record(step: u64) -> Record {
         .map(|(i, metric)| match metric.kind {
             tawpipe::metrics::Kind::U64 => tawpipe::metrics::Value::U64((step << 40) + i as u64),
             tawpipe::metrics::Kind::F64 => tawpipe::metrics::Value::F64(step as f64 / 3.0 + i as f64),
+            tawpipe::metrics::Kind::Bool => tawpipe::metrics::Value::Bool(step % 2 == 0),
         })
         .collect();
     Record { step, loss: 1.0 / step as f64, ..Record::from_values(&values) }
@@ -221,7 +222,7 @@ mod hdf5 {
                     assert_eq!(seen["groups"], serde_json::json!([1, 2, 3]));
                     assert_eq!(seen["layouts"], serde_json::json!(["contiguous"]));
                     let names: Vec<&str> = seen["units"].as_object().unwrap().keys().map(String::as_str).collect();
-                    assert!(Record::METRICS.iter().all(|m| names.contains(&m.name)) && names.len() == 15);
+                    assert!(Record::METRICS.iter().all(|m| names.contains(&m.name)) && names.len() == 16);
                 }
                 if let Some(mut h5dump) = h5dump() {
                     let text = succeed(h5dump.args(["-d", "/train/loss", path.to_str().unwrap()]));

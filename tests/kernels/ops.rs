@@ -209,7 +209,7 @@ fn adamw() {
                 let (m, v) = (Buffer::new(n, Dtype::F32), Buffer::new(n, Dtype::F32));
                 let copy = home.map(|dtype| blank(n, dtype));
                 for (t, gradient) in gradients.iter().enumerate() {
-                    let (step, gradient) = (Buffer::f64(&[1e-2, t as f64 + 1.0, clip]), Buffer::f32(gradient));
+                    let (step, gradient) = (Buffer::f64(&[1e-2, t as f64 + 1.0, clip, f64::MAX]), Buffer::f32(gradient));
                     device.add_squares(gradient.view(), stats.view().sub(1..2));
                     device.adamw(&AdamWStep {
                         rule,
@@ -229,6 +229,51 @@ fn adamw() {
                 let tolerance = if *name == "home" && home == Some(Dtype::Bf16) { 4e-3 } else { 1e-6 };
                 close(name, &numbers(gpu), &numbers(cpu), tolerance);
             }
+        }
+    }
+}
+
+/// An update whose loss or gradient norm is not finite, or whose norm is above the bound, changes no bit: as on the CPU.
+#[test]
+fn adamw_is_left_out() {
+    let rule = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 };
+    let (nan, inf, most) = (f64::NAN, f64::INFINITY, f64::MAX);
+    let cases = [
+        (nan, 1.0, most, false),
+        (-inf, 1.0, inf, false),
+        (1.0, nan, inf, false),
+        (1.0, inf, inf, false),
+        (1.0, 4.1, 4.0, false),
+        (1.0, 4.0, 4.0, true),
+        (1.0, 1.0, inf, true),
+    ];
+    for (loss, squares, bound, applied) in cases {
+        for home in [None, Some(Dtype::Bf16)] {
+            let changed = |device: &dyn Device| {
+                let mut random = Random::new(9);
+                let n = 2051;
+                let (master, gradient) = (Buffer::f32(&random.vec(n)), Buffer::f32(&random.vec(n)));
+                let (m, v) = (Buffer::new(n, Dtype::F32), Buffer::new(n, Dtype::F32));
+                let copy = home.map(|dtype| blank(n, dtype));
+                let all = || [bits(&master), bits(&m), bits(&v), copy.as_ref().map_or(vec![], bits)];
+                let before = all();
+                let (step, stats) = (Buffer::f64(&[1e-2, 3.0, 1.0, bound]), Buffer::f64(&[loss, squares]));
+                device.adamw(&AdamWStep {
+                    rule,
+                    decay: true,
+                    step: step.view(),
+                    stats: stats.view(),
+                    gradient: gradient.view(),
+                    master: master.view(),
+                    moment1: m.view(),
+                    moment2: v.view(),
+                    home: copy.as_ref().map(Buffer::view),
+                });
+                device.finish().unwrap();
+                before != all()
+            };
+            let (cpu, gpu) = both(|device| changed(device));
+            assert_eq!((cpu, gpu), (applied, applied), "loss {loss}, squares {squares}, bound {bound}");
         }
     }
 }

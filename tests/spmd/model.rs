@@ -163,6 +163,7 @@ impl Trainer {
             scalars[step::LR] = 1e-3;
             scalars[step::NUMBER] = number as f64;
             scalars[step::CLIP] = 1.0;
+            scalars[step::BOUND] = f64::MAX;
         }
         let measured = self.engine.run(phase, &tokens)?;
         // SAFETY: as above.

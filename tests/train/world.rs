@@ -8,12 +8,13 @@ use tawpipe::checkpoint;
 use tawpipe::cluster::Groups;
 use tawpipe::deck::Deck;
 use tawpipe::device::Chosen;
+use tawpipe::exit::Exit;
 use tawpipe::fabric::{Wire, local};
 use tawpipe::metrics::{History, read_journal};
 use tawpipe::model::ModelShape;
 use tawpipe::plan::systems::schedule;
 use tawpipe::plan::{Action, RankPlan, Split};
-use tawpipe::train::{MakeWire, Messages, Session, Stop, TrainOptions, learning_rate, run};
+use tawpipe::train::{MakeWire, Messages, Session, StepInput, Stop, TrainOptions, learning_rate, run};
 
 /// What a few steps gave.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,10 +39,14 @@ pub fn deck(text: &str, groups: &[usize], sets: &[&str]) -> Deck {
     Deck::parse(text, &file, &sets).unwrap()
 }
 
-/// Trains session by session, with every rank's plan changed by `change` first.
-pub fn train(deck: &Deck, change: impl Fn(&mut RankPlan) + Sync) -> Outcome {
+/// What `body` does with every rank's session, from its first step on, with every rank's plan changed by `change` first.
+pub fn sessions<T: Send>(
+    deck: &Deck,
+    change: impl Fn(&mut RankPlan) + Sync,
+    body: impl Fn(&mut Session) -> T + Sync,
+) -> Vec<T> {
     let groups = groups(deck);
-    let ranks = local::run(groups.ranks(), Default::default(), |rank, world| {
+    local::run(groups.ranks(), Default::default(), |rank, world| {
         let source = deck.model.from.as_ref().map(|path| checkpoint::open(path).unwrap());
         let shape: ModelShape = source.as_ref().map_or_else(|| deck.model.shape().unwrap(), |s| s.shape().clone());
         let schedule = schedule(&deck.job(shape, groups.clone()).unwrap()).unwrap();
@@ -58,14 +63,22 @@ pub fn train(deck: &Deck, change: impl Fn(&mut RankPlan) + Sync) -> Outcome {
             None => session.initialise(deck.run.seed).unwrap(),
         }
         session.prepare().unwrap();
+        body(&mut session)
+    })
+}
+
+/// Trains session by session, with every rank's plan changed by `change` first.
+pub fn train(deck: &Deck, change: impl Fn(&mut RankPlan) + Sync) -> Outcome {
+    let ranks = sessions(deck, change, |session| {
         let mut outcome = Outcome::default();
         for number in 1..=deck.run.steps {
             let lr = learning_rate(&deck.optim, number - 1, deck.run.steps);
-            let step = session.step(number, lr).unwrap();
+            let first = (number - 1) * deck.batch.global as u64;
+            let step = session.step(&StepInput { first, update: number, lr, bound: f64::INFINITY }).unwrap();
             outcome.losses.push(step.loss);
             outcome.norms.push(step.grad_norm);
             if number == 1 {
-                outcome.gradients = gradients(&session);
+                outcome.gradients = gradients(session);
             }
         }
         outcome
@@ -111,14 +124,26 @@ pub fn groups(deck: &Deck) -> Groups {
     Groups::new(&sizes)
 }
 
-/// The whole program but its command line, into a folder; gives the journal.
-pub fn program(deck: &Deck, resume: bool) -> History {
+/// The whole program but its command line, into a folder; gives what every rank returns.
+pub fn outcomes(deck: &Deck, resume: bool) -> Vec<anyhow::Result<Exit>> {
     let groups = groups(deck);
     let options = TrainOptions { resume, ..TrainOptions::default() };
     local::run(groups.ranks(), Default::default(), |_, world| {
         let wire = |_: &[Split]| (groups.ranks() > 1).then(|| Box::new(world.wire()) as Box<dyn Wire>);
-        run(deck, options, world, &groups, &wire, &Stop::never()).unwrap()
-    });
+        run(deck, options, world, &groups, &wire, &Stop::never())
+    })
+}
+
+/// The same, for a run that goes well; gives the journal.
+pub fn program(deck: &Deck, resume: bool) -> History {
+    for outcome in outcomes(deck, resume) {
+        outcome.unwrap();
+    }
+    journal(deck)
+}
+
+/// The journal of a deck's run.
+pub fn journal(deck: &Deck) -> History {
     read_journal(&deck.run.folder.clone().expect("tests name their folder").join("metrics.jsonl")).unwrap()
 }
 

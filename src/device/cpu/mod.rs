@@ -26,7 +26,7 @@ use self::pool::Pool;
 use self::simd::wide;
 use super::{AdamWStep, Attention, Device, DeviceError, Matrix, Memory, View};
 use crate::model::{Dtype, NORM_PARTS};
-use crate::plan::{Slot, stats, step};
+use crate::plan::{Slot, applies, stats, step};
 
 /// Elements below which a second thread is not worth waking.
 const GRAIN: usize = 1 << 14;
@@ -319,6 +319,9 @@ impl Device for Cpu {
 
     fn adamw(&self, s: &AdamWStep) {
         let (scalars, sums) = unsafe { (s.step.slice::<f64>(), s.stats.slice::<f64>()) };
+        if !applies(scalars[step::BOUND], sums[stats::LOSS], sums[stats::SQUARES]) {
+            return;
+        }
         let factors = optimizer::Factors::new(
             &s.rule,
             s.decay,
