@@ -188,6 +188,9 @@ fn stopped(job: Job) -> usize {
     let (end, folder) = job.end(SOON);
     assert_eq!(end.code, Some(3), "{}", end.text);
     let done = steps(&folder);
+    let said = format!("SIGUSR1 received: stopping after step {done}");
+    assert_eq!(end.text.matches("SIGUSR1 received").count(), 1, "{}", end.text);
+    assert!(end.text.contains(&said), "{}", end.text);
     let files: Vec<_> =
         fs::read_dir(folder.path().join("run/checkpoints")).unwrap().map(|f| f.unwrap().path()).collect();
     let last = folder.path().join(format!("run/checkpoints/step_{done}.h5"));
@@ -241,11 +244,28 @@ fn a_signal_while_validating_is_kept() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert!(!job.journal().contains("valid_loss"), "validation is over already");
-    // Not in the middle of a validation, and not one step later than the next.
-    assert_eq!(stopped(job), 2);
+    // The validation is left at that, on all ranks alike.
+    assert_eq!(stopped(job), 1);
 }
 
-/// A signal while a checkpoint is being written: it is finished, and so is the step that follows.
+/// Wall time that is over while the ranks validate.
+#[test]
+fn wall_time_is_kept_while_validating() {
+    let folder = folder();
+    fs::write(folder.path().join("text.txt"), "In the beginning was the Word.\n".repeat(200_000)).unwrap();
+    let sets = ["--set", "data.valid=0.9", "--set", "run.validate_every=1", "--set", "run.wall_time=10"];
+    let (end, folder) = Job::start(folder, &sets).end(SOON + Duration::from_secs(10));
+    assert_eq!(end.code, Some(4), "{}", end.text);
+    assert!(
+        end.text.contains("run.wall_time is over: stopping after step 1, its validation is left out"),
+        "{}",
+        end.text
+    );
+    assert_eq!(steps(&folder), 1);
+    assert!(folder.path().join("run/checkpoints/step_1.h5").exists());
+}
+
+/// A signal while a checkpoint is being written: it is finished, and no further step is taken.
 #[test]
 fn a_signal_while_saving_is_kept() {
     let folder = folder();
@@ -259,7 +279,43 @@ fn a_signal_while_saving_is_kept() {
     while saving().is_none() {
         assert!(start.elapsed() < Duration::from_secs(60), "no checkpoint: {}", job.text());
     }
-    stopped(job);
+    let step = job.journal().matches("\"loss\"").count();
+    assert_eq!(stopped(job), step);
+}
+
+/// A second writer is refused and names the first; when that has been killed, the next one goes on at once.
+#[test]
+fn a_run_folder_has_one_writer() {
+    let folder = folder();
+    let deck = folder.path().join("deck.toml");
+    let job = Job::start(folder, &["--set", "run.checkpoint_every=2"]);
+    job.until_training();
+    let second = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tawpipe"));
+        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+        command.arg("train").arg(&deck).args(["--set", "cluster.ranks_per_group=[1]"]).args(args);
+        command.args(["--set", &format!("run.folder={:?}", deck.with_file_name("run"))]);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let before = job.journal();
+    let first = job.rank(0);
+    let (code, text) = second(&["--resume"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains(&format!("is in use: process {first} on ")), "{text}");
+    assert!(job.journal().starts_with(&before), "the first goes on undisturbed");
+    let start = Instant::now();
+    while fs::read_dir(deck.with_file_name("run").join("checkpoints")).unwrap().count() == 0 {
+        assert!(start.elapsed() < Duration::from_secs(30), "no checkpoint: {}", job.text());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Job::signal(first, libc::SIGKILL);
+    let (_, folder) = job.end(SOON);
+    assert!(folder.path().join("run/lock").exists(), "a killed process cannot give up its lock");
+    let (code, text) = second(&["--resume", "--set", "run.wall_time=0.1"]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains("has died without giving up the folder"), "{text}");
+    assert!(!folder.path().join("run/lock").exists());
 }
 
 /// Wall time: a checkpoint, code 4.
@@ -280,11 +336,25 @@ fn an_existing_run_is_not_overwritten() {
     assert_eq!(fs::read(folder.path().join("run/metrics.jsonl")).unwrap(), before);
 }
 
-/// Nothing to continue from; and nothing that can be used.
+/// Where there is nothing to continue, one command line serves a job's first start too; a run of which no checkpoint can be
+/// used is not started again.
 #[test]
-fn resuming_needs_a_good_checkpoint() {
-    let folder = refused(folder(), &["--resume"], &["run folder"]);
-    assert!(!folder.path().join("run").exists());
+fn resuming_starts_or_continues() {
+    let again = ["--resume", "--set", "run.steps=2"];
+    let (end, folder) = Job::start(folder(), &again).end(Duration::from_secs(60));
+    assert_eq!(end.code, Some(0), "{}", end.text);
+    assert!(end.text.contains("starting: there is no run in "), "{}", end.text);
+    let more = ["--resume", "--set", "run.steps=4", "--set", "batch.global=24"];
+    let (end, folder) = Job::start(folder, &more).end(Duration::from_secs(60));
+    assert_eq!(end.code, Some(0), "{}", end.text);
+    let words =
+        ["continuing from ", "step_2.h5", "changed since the checkpoint: batch.global 12 -> 24, run.steps 2 -> 4"];
+    for words in words {
+        assert!(end.text.contains(words), "no {words:?} in {}", end.text);
+    }
+    // Cosine: down to zero at step 2, and up again.
+    assert!(end.text.contains("warn: the learning rate goes from 0.000e0 at step 2 to "), "{}", end.text);
+    assert_eq!(steps(&folder), 4);
     let folder = trained(2);
     let checkpoint = folder.path().join("run/checkpoints/step_2.h5");
     let whole = fs::read(&checkpoint).unwrap();

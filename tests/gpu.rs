@@ -95,6 +95,42 @@ fn a_gpu_trains_as_the_cpu_does() {
     }
 }
 
+/// What a CPU leaves out a GPU leaves out too: the same rows say so, and the losses behind them agree. A model that its first
+/// update has ruined ends the run at the second step, with the same words and no checkpoint.
+#[test]
+fn a_gpu_leaves_out_the_same_updates() {
+    let folder = tempfile::tempdir().unwrap();
+    for (dtype, head_dim, tolerance) in [("f32", 24, 1e-5), ("bf16", 64, 1.5e-2)] {
+        let deck = deck(folder.path(), dtype, head_dim);
+        let spike = "run.spike={ window = 2, z = 1e-6 }";
+        let of = |device: &str| {
+            let set = format!("run.device={device}");
+            train(&deck, &format!("{dtype}-spike-{device}"), &[&set, spike, "run.steps=8"], None)
+        };
+        let (cpu, gpu) = (of("cpu"), of("cuda"));
+        let skipped = |rows: &[Value]| -> Vec<bool> { rows.iter().map(|row| row["skipped"] == true).collect() };
+        assert!(skipped(&cpu)[2..].contains(&true) && skipped(&cpu)[2..].contains(&false), "{cpu:?}");
+        assert_eq!(skipped(&cpu), skipped(&gpu), "{dtype}");
+        for (cpu, gpu) in column(&cpu, "loss").iter().zip(column(&gpu, "loss")) {
+            assert!((cpu - gpu).abs() <= tolerance * cpu.abs(), "{dtype}: {gpu} instead of {cpu}");
+        }
+        for device in ["cpu", "cuda"] {
+            let run = folder.path().join(format!("{dtype}-ruin-{device}"));
+            let mut command = tawpipe();
+            command.arg("train").arg(&deck);
+            let sets = ["optim.lr=1e12".to_string(), format!("run.device={device}"), format!("run.folder={run:?}")];
+            sets.iter().for_each(|set| _ = command.args(["--set", set]));
+            let output = command.output().unwrap();
+            let text = said(&output);
+            assert_eq!(output.status.code(), Some(1), "{dtype}, {device}: {text}");
+            let line =
+                text.lines().find(|line| line.starts_with("tawpipe: step 2: the ")).unwrap_or_else(|| panic!("{text}"));
+            assert!(line.contains("NaN") && line.contains("its update was not applied"), "{line}");
+            assert_eq!(std::fs::read_dir(run.join("checkpoints")).unwrap().count(), 0);
+        }
+    }
+}
+
 /// Calls of the driver's functions in one more step: no memory is allocated, pinned or freed, nothing is made or destroyed,
 /// no copy waits for pageable memory, and the host waits only between steps.
 #[test]

@@ -11,7 +11,7 @@ use super::agree::{agree, on_root};
 use super::checksum::{checked, checksum};
 use super::layout::{Extent, Header, State, Table, same_model};
 use super::save::by_name;
-use super::{CheckpointError, PieceMut, Result, Source, checkpoints, h5, tensors};
+use super::{CheckpointError, PieceMut, Result, Source, checkpoints, h5, step_of, tensors};
 
 /// Elements read at a time where a whole tensor is not wanted in memory.
 const BUFFER: usize = 1 << 16;
@@ -134,15 +134,33 @@ pub fn load(path: &Path, shape: &ModelShape, pieces: &mut [PieceMut], control: &
     Ok(table.header)
 }
 
-/// Collective. Continues from the newest good checkpoint of a folder: a damaged one is passed over with a warning.
-/// Returns its path and header, or [`CheckpointError::NoCheckpoint`] if none is left.
+/// Collective. What the newest checkpoint of a folder that can be opened says about itself, or
+/// [`CheckpointError::NoCheckpoint`] if there is none.
+pub fn newest(folder: &Path, control: &dyn Control) -> Result<Header> {
+    on_root(control, || {
+        let mut tried = Vec::new();
+        for path in checkpoints(folder)? {
+            match h5::open(&path) {
+                Ok(table) => return Ok(table.header),
+                Err(error) if error.is_damage() => tried.push(error.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CheckpointError::no_checkpoint(folder, tried))
+    })
+}
+
+/// Collective. Continues from the newest good checkpoint of a folder, of those `before` a step if that is given: a damaged
+/// one is passed over with a warning. Returns its path and header, or [`CheckpointError::NoCheckpoint`] if none is left.
 pub fn resume(
     folder: &Path,
+    before: Option<u64>,
     shape: &ModelShape,
     pieces: &mut [PieceMut],
     control: &dyn Control,
 ) -> Result<(PathBuf, Header)> {
-    let found: Vec<PathBuf> = on_root(control, || checkpoints(folder))?;
+    let mut found: Vec<PathBuf> = on_root(control, || checkpoints(folder))?;
+    found.retain(|path| step_of(path) < before || before.is_none());
     let mut tried = Vec::new();
     for path in found {
         match load(&path, shape, pieces, control) {

@@ -25,10 +25,10 @@ mod save;
 mod source;
 
 pub use error::{CheckpointError, Direction};
-pub use folder::{checkpoints, file_name, prune};
+pub use folder::{Keep, checkpoints, file_name, prune, step_of};
 pub use inspect::inspect;
 pub use layout::{Header, Position, State};
-pub use load::{Checkpoint, load, resume};
+pub use load::{Checkpoint, load, newest, resume};
 pub use piece::{Piece, PieceMut, pieces, pieces_mut, tensors};
 pub use save::save;
 pub use source::{Source, open};

@@ -91,7 +91,10 @@ fn sums(shape: &ModelShape, pieces: &[Piece], control: &dyn Control) -> Result<V
         for (state, values) in State::ALL.into_iter().zip(states(piece)) {
             let (sum, odd) = checked(piece.start, values);
             if let Some(element) = odd {
-                return Err(CheckpointError::NotFinite { tensor: format!("{}/{}", state.group(), piece.name), element });
+                return Err(CheckpointError::NotFinite {
+                    tensor: format!("{}/{}", state.group(), piece.name),
+                    element,
+                });
             }
             let total = &mut totals[4 * at + state as usize];
             *total = total.wrapping_add(sum);

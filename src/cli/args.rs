@@ -61,7 +61,7 @@ pub(super) struct DeckArgs {
 pub(super) struct TrainArgs {
     #[command(flatten)]
     pub deck: DeckArgs,
-    /// Continue from the newest good checkpoint in run.folder
+    /// Continue from the newest good checkpoint in run.folder; start if it holds none
     #[arg(long)]
     pub resume: bool,
     /// Print one JSON object a step on standard output

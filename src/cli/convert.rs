@@ -30,7 +30,11 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
     let text = &checkpoint.header().deck;
     let deck = (!text.is_empty()).then(|| Deck::parse(text, &file, &[])).transpose()?;
     let tokenizer = deck.as_ref().and_then(|deck| match &deck.data.tokenizer {
-        TokenizerChoice::File(path) => Some(path.as_path()),
+        TokenizerChoice::File(path) if path.exists() => Some(path.as_path()),
+        TokenizerChoice::File(path) => {
+            log::warn!("{}: the tokenizer is gone; the model is exported without it", path.display());
+            None
+        }
         TokenizerChoice::Bytes => None,
     });
     let positions = deck.as_ref().map_or(POSITIONS, |deck| deck.data.seq);

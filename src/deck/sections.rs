@@ -118,7 +118,8 @@ section! {
         checkpoint: bool = true,
         /// Steps between checkpoints; 0: one at the end. The last step always writes one.
         checkpoint_every: u64 = 0,
-        /// Checkpoints kept; older ones are removed, but never the newest one that a finite step has followed.
+        /// Checkpoints kept; older ones are removed, but never the newest one that a finite step has followed, nor the one that a run
+        /// was continued from with another way to train.
         keep: usize = 2,
         /// Steps between validations; 0: one at the end. The last step always validates.
         validate_every: u64 = 0,

@@ -32,15 +32,19 @@ pub fn inspect(path: &Path) -> Result<String, InspectError> {
     file.take(4096).read_to_end(&mut start).map_err(MetricsError::io(path, "read"))?;
     if start.starts_with(b"\x89HDF") {
         return match series::read(path) {
-            Ok((info, history)) => {
-                let head = format!("tawpipe metrics of a run of system {} in groups {:?}", info.system, info.groups);
-                Ok(format!("{}: {head}\n{}deck:\n{}", path.display(), summary(&history), info.deck))
+            Ok(history) => {
+                let last = history.parts.last();
+                let head = last.map_or_else(String::new, |part| {
+                    format!(" of a run of system {} in groups {:?}", part.system, part.groups)
+                });
+                let deck = last.map_or("", |part| &part.deck);
+                Ok(format!("{}: tawpipe metrics{head}\n{}deck:\n{deck}", path.display(), summary(&history)))
             }
             // Then it is a checkpoint, or reading it as one says best what is wrong.
             Err(_) => Ok(crate::checkpoint::inspect(path)?),
         };
     }
-    if start.starts_with(b"{\"step\":") {
+    if start.starts_with(b"{\"step\":") || start.starts_with(b"{\"part\":") {
         return Ok(format!("{}: tawpipe journal\n{}", path.display(), summary(&read_journal(path)?)));
     }
     if start.get(8) == Some(&b'{') || path.extension().is_some_and(|e| e == "safetensors") {
@@ -77,7 +81,7 @@ fn summary(history: &History) -> String {
             let _ = writeln!(text, "  {}", metric.unit);
         }
     }
-    let mut text = String::new();
+    let mut text: String = history.parts.iter().map(|part| part.line() + "\n").collect();
     rows(&mut text, &history.steps);
     rows(&mut text, &history.validations);
     text

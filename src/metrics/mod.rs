@@ -6,6 +6,7 @@
 mod error;
 mod inspect;
 mod journal;
+mod part;
 mod progress;
 #[cfg(feature = "hdf5")]
 mod series;
@@ -18,6 +19,7 @@ mod writer;
 pub use error::MetricsError;
 pub use inspect::{InspectError, inspect};
 pub use journal::{History, Journal, read_journal};
+pub use part::{Part, RunInfo};
 pub use progress::Progress;
 pub use table::{Kind, Metric, Record, Row, Validation, Value, markdown};
-pub use writer::{Metrics, RunInfo};
+pub use writer::Metrics;

@@ -3,21 +3,21 @@
 use std::fs;
 use std::path::Path;
 
-use hdf5::File;
+use hdf5::{File, Location};
 
 use crate::checkpoint::hdf::{options, read_text, set_text, set_u64, words};
 
-use super::{History, Kind, MetricsError, Record, Row, RunInfo, Validation, Value};
+use super::{History, Kind, MetricsError, Part, Record, Row, Validation, Value};
 
 /// Value of the attribute `format`; another one is refused.
 const FORMAT: &str = "tawpipe metrics 1";
 
 /// Writes the file under a temporary name and renames it: whoever opens `path` sees a whole file, before or after.
-pub(super) fn write(path: &Path, info: &RunInfo, history: &History) -> Result<(), MetricsError> {
+pub(super) fn write(path: &Path, history: &History) -> Result<(), MetricsError> {
     let new = path.with_extension("h5.tmp");
     // Removed first: HDF5 keeps a file open that it could not close on a full disk, and would refuse to reuse it.
     let _ = fs::remove_file(&new);
-    build(&new, info, history).map_err(|error| MetricsError::Io {
+    build(&new, history).map_err(|error| MetricsError::Io {
         path: path.display().to_string(),
         action: "write",
         reason: words(&error),
@@ -25,18 +25,36 @@ pub(super) fn write(path: &Path, info: &RunInfo, history: &History) -> Result<()
     fs::rename(&new, path).map_err(MetricsError::io(path, "write"))
 }
 
-fn build(path: &Path, info: &RunInfo, history: &History) -> hdf5::Result<()> {
+fn build(path: &Path, history: &History) -> hdf5::Result<()> {
     let file = options().create(path)?;
     set_text(&file, "format", FORMAT)?;
     set_text(&file, "version", env!("CARGO_PKG_VERSION"))?;
-    set_text(&file, "deck", &info.deck)?;
-    set_text(&file, "system", &info.system)?;
-    set_u64(&file, "ranks", info.groups.iter().sum::<usize>() as u64)?;
-    let groups: Vec<u64> = info.groups.iter().map(|&size| size as u64).collect();
-    file.new_attr_builder().with_data(&groups).create("groups")?;
+    if let Some(last) = history.parts.last() {
+        describe(&file, last)?;
+    }
+    let parts = file.create_group("parts")?;
+    for part in &history.parts {
+        let group = parts.create_group(&part.part.to_string())?;
+        set_u64(&group, "step", part.step)?;
+        set_text(&group, "started", &part.started)?;
+        set_text(&group, "version", &part.version)?;
+        if let Some(library) = &part.library {
+            set_text(&group, "library", library)?;
+        }
+        describe(&group, part)?;
+    }
     columns(&file, &history.steps)?;
     columns(&file, &history.validations)?;
     file.close()
+}
+
+/// What ran a part: of the file itself, the last part's.
+fn describe(place: &Location, part: &Part) -> hdf5::Result<()> {
+    set_text(place, "deck", &part.deck)?;
+    set_text(place, "system", &part.system)?;
+    set_u64(place, "ranks", part.ranks as u64)?;
+    let groups: Vec<u64> = part.groups.iter().map(|&size| size as u64).collect();
+    place.new_attr_builder().with_data(&groups).create("groups").map(|_| ())
 }
 
 /// One contiguous dataset a metric, with its unit and meaning.
@@ -62,8 +80,8 @@ fn columns<R: Row>(file: &File, rows: &[R]) -> hdf5::Result<()> {
     Ok(())
 }
 
-/// Reads a series file.
-pub(super) fn read(path: &Path) -> Result<(RunInfo, History), MetricsError> {
+/// Reads a series file. A file of version 0.1 knows only its last part, as one that began with the run.
+pub(super) fn read(path: &Path) -> Result<History, MetricsError> {
     fs::File::open(path).map_err(MetricsError::io(path, "read"))?;
     let damaged = |error: hdf5::Error| MetricsError::damaged(path, format!("is no sound HDF5 file: {}", words(&error)));
     let file = options().open(path).map_err(damaged)?;
@@ -72,18 +90,39 @@ pub(super) fn read(path: &Path) -> Result<(RunInfo, History), MetricsError> {
         Ok(other) => return Err(MetricsError::damaged(path, format!("has format '{other}', expected '{FORMAT}'"))),
         Err(_) => return Err(MetricsError::damaged(path, "is an HDF5 file but no tawpipe metrics")),
     }
-    let info = || -> hdf5::Result<RunInfo> {
-        let groups: Vec<u64> = file.attr("groups")?.read_raw()?;
-        Ok(RunInfo {
-            deck: read_text(&file, "deck")?,
-            system: read_text(&file, "system")?,
-            groups: groups.into_iter().map(|size| size as usize).collect(),
-        })
-    };
-    let info = info().map_err(damaged)?;
+    let parts = parts(&file).map_err(damaged)?;
     let steps: Vec<Record> = rows(&file).map_err(damaged)?;
     let validations: Vec<Validation> = rows(&file).map_err(damaged)?;
-    Ok((info, History { steps, validations }))
+    Ok(History { steps, validations, parts })
+}
+
+fn parts(file: &File) -> hdf5::Result<Vec<Part>> {
+    if !file.link_exists("parts") {
+        return Ok(vec![part(file, 1, 0, String::new())?]);
+    }
+    let group = file.group("parts")?;
+    let mut numbers: Vec<u64> = group.member_names()?.iter().filter_map(|name| name.parse().ok()).collect();
+    numbers.sort_unstable();
+    let read = |number: u64| {
+        let group = group.group(&number.to_string())?;
+        part(&group, number, group.attr("step")?.read_scalar()?, read_text(&group, "started")?)
+    };
+    numbers.into_iter().map(read).collect()
+}
+
+fn part(place: &Location, part: u64, step: u64, started: String) -> hdf5::Result<Part> {
+    let groups: Vec<u64> = place.attr("groups")?.read_raw()?;
+    Ok(Part {
+        part,
+        step,
+        started,
+        version: read_text(place, "version")?,
+        system: read_text(place, "system")?,
+        ranks: groups.iter().sum::<u64>() as usize,
+        groups: groups.into_iter().map(|size| size as usize).collect(),
+        library: read_text(place, "library").ok(),
+        deck: read_text(place, "deck")?,
+    })
 }
 
 fn rows<R: Row>(file: &File) -> hdf5::Result<Vec<R>> {

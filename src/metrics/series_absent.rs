@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use super::{History, MetricsError, RunInfo};
+use super::{History, MetricsError};
 
 /// Writes nothing.
-pub(super) fn write(_: &Path, _: &RunInfo, _: &History) -> Result<(), MetricsError> {
+pub(super) fn write(_: &Path, _: &History) -> Result<(), MetricsError> {
     Ok(())
 }
 
 /// Always an error.
-pub(super) fn read(path: &Path) -> Result<(RunInfo, History), MetricsError> {
+pub(super) fn read(path: &Path) -> Result<History, MetricsError> {
     Err(MetricsError::damaged(
         path,
         "needs a tawpipe built with the feature hdf5; metrics.jsonl holds the same numbers",

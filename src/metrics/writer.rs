@@ -3,28 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{History, Journal, MetricsError, Record, Validation, series};
+use super::{History, Journal, MetricsError, Part, Record, RunInfo, Validation, series};
 
 /// Largest part of the run time that goes into rewriting the series.
 const BUDGET: f64 = 0.005;
-
-/// What the series file says about the run itself.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RunInfo {
-    /// The resolved deck, TOML.
-    pub deck: String,
-    /// Name of the parallel system.
-    pub system: String,
-    /// Sizes of the groups of ranks.
-    pub groups: Vec<usize>,
-}
 
 /// The journal `metrics.jsonl` and the series `metrics.h5` of a run folder.
 #[derive(Debug)]
 pub struct Metrics {
     journal: Journal,
     history: History,
-    info: RunInfo,
     series: PathBuf,
     started: Instant,
     /// Time spent on the series so far, and on its last rewrite.
@@ -36,20 +24,35 @@ impl Metrics {
     /// Starts both files in a run folder that has neither.
     pub fn create(folder: &Path, info: RunInfo) -> Result<Self, MetricsError> {
         let journal = Journal::create(&folder.join("metrics.jsonl"))?;
-        Ok(Self::new(folder, info, journal, History::default()))
+        let mut metrics = Self::new(folder, journal, History::default());
+        metrics.begin(0, info)?;
+        Ok(metrics)
     }
 
     /// Continues after the checkpoint of `step`; what was reported later is cut off.
     pub fn resume(folder: &Path, info: RunInfo, step: u64) -> Result<Self, MetricsError> {
-        let (journal, history) = Journal::resume(&folder.join("metrics.jsonl"), step)?;
-        Ok(Self::new(folder, info, journal, history))
+        let mut metrics = Self::open(folder, step)?;
+        metrics.begin(step, info)?;
+        Ok(metrics)
     }
 
-    fn new(folder: &Path, info: RunInfo, journal: Journal, history: History) -> Self {
+    /// As [`Metrics::resume`], without a new part: for a run that has no step left to take.
+    pub fn open(folder: &Path, step: u64) -> Result<Self, MetricsError> {
+        let (journal, history) = Journal::resume(&folder.join("metrics.jsonl"), step)?;
+        Ok(Self::new(folder, journal, history))
+    }
+
+    fn begin(&mut self, step: u64, info: RunInfo) -> Result<(), MetricsError> {
+        let part = Part::new(self.history.parts.last().map_or(1, |last| last.part + 1), step, info);
+        self.journal.begin(&part)?;
+        self.history.parts.push(part);
+        Ok(())
+    }
+
+    fn new(folder: &Path, journal: Journal, history: History) -> Self {
         Metrics {
             journal,
             history,
-            info,
             series: folder.join("metrics.h5"),
             started: Instant::now(),
             spent: Duration::ZERO,
@@ -80,7 +83,7 @@ impl Metrics {
     /// Brings the series up to date: at the end of a run, and beside a checkpoint.
     pub fn flush(&mut self) -> Result<(), MetricsError> {
         let start = Instant::now();
-        series::write(&self.series, &self.info, &self.history)?;
+        series::write(&self.series, &self.history)?;
         self.last = start.elapsed();
         self.spent += self.last;
         Ok(())

@@ -5,10 +5,30 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::checkpoint;
 use crate::deck::Deck;
+use crate::metrics::Part;
+
+use super::lock::LOCK;
 
 /// File that says a run has done all its steps.
 pub const DONE: &str = "DONE";
+
+/// What a run folder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing: a run starts.
+    Nothing,
+    /// A run that has ended before its first checkpoint: it starts again.
+    Begun,
+    /// A run with a checkpoint: it goes on.
+    Checkpoint,
+}
+
+impl Found {
+    /// All of them.
+    pub const ALL: [Found; 3] = [Found::Nothing, Found::Begun, Found::Checkpoint];
+}
 
 /// Where a run writes: what the deck says, else a name with the time.
 pub fn name(deck: &Deck) -> PathBuf {
@@ -18,29 +38,59 @@ pub fn name(deck: &Deck) -> PathBuf {
     })
 }
 
-/// Refuses a folder that holds something, unless the run in it is to be continued; writes nothing.
-pub fn look(folder: &Path, resume: bool) -> anyhow::Result<()> {
+/// Refuses a folder that holds something, unless it is a run and that is to be continued; writes nothing.
+pub fn look(folder: &Path, resume: bool) -> anyhow::Result<Found> {
     let text = folder.display();
     let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !resume => return Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("run folder {text} does not exist: there is nothing to --resume")
-        }
-        Err(error) => return Err(error).with_context(|| format!("run folder {text}")),
-        Ok(entries) => entries.count(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        entries => entries.with_context(|| format!("run folder {text}"))?,
     };
-    if entries > 0 && !resume {
+    // This process's own lock says nothing.
+    let entries = entries.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name() != LOCK));
+    if entries.count() == 0 {
+        return Ok(Found::Nothing);
+    }
+    if !resume {
         bail!("run folder {text} is not empty; continue it with --resume, or choose another with --set run.folder=…");
     }
-    Ok(())
+    if !checkpoint::checkpoints(&checkpoints(folder))?.is_empty() {
+        return Ok(Found::Checkpoint);
+    }
+    if ["deck.toml", "metrics.jsonl", "checkpoints"].iter().any(|name| folder.join(name).exists()) {
+        return Ok(Found::Begun);
+    }
+    bail!("run folder {text} holds something else than a run; choose another with --set run.folder=…")
 }
 
-/// Makes the folder and writes the resolved deck into it.
-pub fn create(folder: &Path, deck: &Deck) -> anyhow::Result<()> {
-    let checkpoints = checkpoints(folder);
-    fs::create_dir_all(&checkpoints).with_context(|| format!("run folder {}", folder.display()))?;
-    let path = folder.join("deck.toml");
-    fs::write(&path, deck.to_toml()).with_context(|| path.display().to_string())
+/// Makes the folder.
+pub fn create(folder: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(checkpoints(folder)).with_context(|| format!("run folder {}", folder.display()))
+}
+
+/// Writes the resolved deck of the run's last part, with all parts named above it.
+pub fn describe(folder: &Path, deck: &Deck, parts: &[Part]) -> anyhow::Result<()> {
+    let mut text =
+        String::from("# The deck of the last part of this run; the decks of all parts are in metrics.jsonl.\n");
+    parts.iter().for_each(|part| text += &format!("# {}\n", part.line()));
+    write(&folder.join("deck.toml"), &(text + &deck.to_toml()))
+}
+
+/// The run is done, or goes on.
+pub fn set_done(folder: &Path, done: bool) -> anyhow::Result<()> {
+    let path = folder.join(DONE);
+    if done {
+        return write(&path, "");
+    }
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| path.display().to_string())
 }
 
 /// Where checkpoints go.

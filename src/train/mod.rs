@@ -1,19 +1,25 @@
 //! The training loop.
 //!
 //! [`train`] starts the world, [`run()`] is the loop on one screen, [`Session`] one rank's plan, memory and
-//! engine. Everything that all ranks must agree on before they go on goes through `agree`.
+//! engine. Beside them, one concern a file: `start` what comes before the first step, `guard` which updates are applied, `state`
+//! how far the run has come, `changes` what a resumed deck does differently, `kept` which checkpoints are good, `lock` that one
+//! process writes, `stop` what ends a run early. Everything that all ranks must agree on before they go on goes through `agree`.
 
 mod agree;
+mod changes;
 mod costs;
 mod device;
 mod executor;
 mod folder;
 mod guard;
+mod kept;
+mod lock;
 mod messages;
 mod meter;
 mod run;
 mod schedule;
 mod session;
+mod start;
 mod state;
 mod stop;
 mod trace;
@@ -40,7 +46,7 @@ use crate::plan::Split;
 /// What the command line adds to a deck.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrainOptions {
-    /// Continue from the newest checkpoint of the run folder.
+    /// Continue from the newest checkpoint of the run folder, if it holds one; otherwise start.
     pub resume: bool,
     /// Print one JSON object a step on standard output (rank 0).
     pub json: bool,

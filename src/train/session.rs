@@ -127,11 +127,17 @@ impl Session {
         Ok(incoming.store(&self.plan, self.memory())?)
     }
 
-    /// Collective. Continues from the newest good checkpoint in a folder.
-    pub fn resume(&self, folder: &Path, control: &dyn Control) -> anyhow::Result<(PathBuf, Header)> {
+    /// Collective. Continues from the newest good checkpoint in a folder, of those `before` a step if that is given. Fills
+    /// nothing if there is none.
+    pub fn resume(
+        &self,
+        folder: &Path,
+        before: Option<u64>,
+        control: &dyn Control,
+    ) -> anyhow::Result<(PathBuf, Header)> {
         let mut incoming = Incoming::new(&self.plan, true);
         let mut pieces = incoming.pieces(&self.schedule, &self.plan);
-        let found = checkpoint::resume(folder, &self.schedule.job.shape, &mut pieces, control)?;
+        let found = checkpoint::resume(folder, before, &self.schedule.job.shape, &mut pieces, control)?;
         incoming.store(&self.plan, self.memory())?;
         Ok(found)
     }
@@ -167,14 +173,19 @@ impl Session {
         weights::nonfinite_gradients(&self.schedule, &self.plan, self.memory())
     }
 
-    /// Mean loss over all validation tokens.
-    pub fn validate(&mut self) -> Result<f64, EngineError> {
+    /// Mean loss over all validation tokens; `None` if `stop`, which is asked after every batch, ends the validation before its
+    /// last one. All ranks must answer alike.
+    pub fn validate(&mut self, mut stop: impl FnMut() -> bool) -> Result<Option<f64>, EngineError> {
         let mut sum = 0.0;
-        for batch in 0..self.dataset.valid_batches() {
+        let batches = self.dataset.valid_batches();
+        for batch in 0..batches {
             sum += self.pass(Phase::Evaluate, Feed::Validation(batch))?.0[stats::LOSS];
+            if stop() && batch + 1 < batches {
+                return Ok(None);
+            }
         }
         // Each pass divides by a full batch's tokens; the last batch may hold fewer.
-        Ok(sum * self.schedule.job.batch.tokens() as f64 / self.dataset.valid_tokens() as f64)
+        Ok(Some(sum * self.schedule.job.batch.tokens() as f64 / self.dataset.valid_tokens() as f64))
     }
 
     /// Collective, after the last pass: takes leave of the other ranks.

@@ -231,7 +231,17 @@ fn adamw_is_left_out() {
         let gradient = random.buffer(n, Dtype::F32);
         let [master, moment1, moment2, home] = buffers.each_ref().map(Buffer::view);
         let (step, stats, gradient) = (step.view(), sums.view(), gradient.view());
-        Cpu::new(2).adamw(&AdamWStep { rule, decay: true, step, stats, gradient, master, moment1, moment2, home: Some(home) });
+        Cpu::new(2).adamw(&AdamWStep {
+            rule,
+            decay: true,
+            step,
+            stats,
+            gradient,
+            master,
+            moment1,
+            moment2,
+            home: Some(home),
+        });
         for (before, after) in before.iter().zip(buffers.each_ref().map(Buffer::wide)) {
             assert_eq!(*before != after, applied, "loss {loss}, squares {squares}, bound {bound}");
         }

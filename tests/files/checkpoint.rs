@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tawpipe::checkpoint::hf::{ExportOptions, Width, export};
 use tawpipe::checkpoint::{
-    Checkpoint, CheckpointError, Header, Piece, Source, checkpoints, inspect, load, open, prune, resume, save, tensors,
+    Checkpoint, CheckpointError, Header, Keep, Piece, Position, Source, checkpoints, inspect, load, open, prune,
+    resume, save, tensors,
 };
 use tawpipe::fabric::{Control, Solo};
 use tawpipe::model::ModelShape;
@@ -148,7 +149,7 @@ fn a_kill_leaves_whole_checkpoints() {
             Checkpoint::open(path).unwrap().verify().unwrap();
         }
         let mut part = Part::new(&shape, 1, 0, 1, |_, _, _| 0.0);
-        let (path, header) = resume(folder.path(), &shape, &mut part.pieces_mut(), &Solo).unwrap();
+        let (path, header) = resume(folder.path(), None, &shape, &mut part.pieces_mut(), &Solo).unwrap();
         assert_eq!((&path, header.step), (&found[0], found.len() as u64));
     }
 }
@@ -256,7 +257,7 @@ fn resume_falls_back_to_the_newest_good_checkpoint() {
     let attempt = || {
         world(2, |control| {
             let mut part = Part::new(&shape, 1, control.rank(), 2, |_, _, _| 0.0);
-            resume(folder.path(), &shape, &mut part.pieces_mut(), control).map(|found| (found, part))
+            resume(folder.path(), None, &shape, &mut part.pieces_mut(), control).map(|found| (found, part))
         })
     };
     let mut parts = Vec::new();
@@ -273,7 +274,7 @@ fn resume_falls_back_to_the_newest_good_checkpoint() {
         let text = error.to_string();
         assert!(text.contains("step_9.h5") && text.contains("step_10.h5"), "{text}");
     }
-    let error = resume(Path::new("/nowhere"), &shape, &mut [], &Solo).unwrap_err();
+    let error = resume(Path::new("/nowhere"), None, &shape, &mut [], &Solo).unwrap_err();
     assert_eq!(error.to_string(), "/nowhere: no checkpoint to continue from");
 }
 
@@ -288,23 +289,120 @@ fn another_model_is_refused() {
     let other = ModelShape { layers: 2, ..shape(false) };
     assert!(refused(&path, &other).to_string().contains("model.layers = 3, this run needs 2"));
     let mut part = Part::new(&other, 1, 0, 1, |_, _, _| 0.0);
-    let error = resume(folder.path(), &other, &mut part.pieces_mut(), &Solo).unwrap_err();
+    let error = resume(folder.path(), None, &other, &mut part.pieces_mut(), &Solo).unwrap_err();
     assert!(matches!(error, CheckpointError::OtherModel { .. }));
 }
 
-/// Only the newest are kept; what an interrupted save left behind goes too; other files stay.
+/// Only the newest are kept, and the newest confirmed one; what an interrupted save left behind goes too; other files stay.
+/// Checkpoints of steps that are taken anew count for nothing, and go once the run is past them.
 #[test]
 fn old_checkpoints_are_deleted() {
-    let folder = TempDir::new().unwrap();
-    for name in ["step_2.h5", "step_10.h5", "step_9.h5", "step_11.h5.tmp", "best.h5", "step_x.h5"] {
-        fs::write(folder.path().join(name), b"").unwrap();
+    let all = [2, 9, 10, 12, 15];
+    let cases: [(_, _, _, &[u64], &[u64]); 8] = [
+        (2, 15, None, &[], &[15, 12]),
+        (1, 15, None, &[], &[15, 12]),
+        (1, 10, None, &[], &[15, 9]),
+        (1, 1, None, &[], &[15]),
+        (1, 1, Some(2), &[], &[15, 2]),
+        (1, 15, Some(12), &[], &[15, 12]),
+        (1, 15, None, &[12, 15], &[15, 12, 10]),
+        (2, 10, None, &[12], &[15, 10, 9]),
+    ];
+    for (newest, last, spared, outdated, left) in cases {
+        let folder = TempDir::new().unwrap();
+        let names = all.map(|step| format!("step_{step}.h5"));
+        for name in names.iter().map(String::as_str).chain(["step_11.h5.tmp", "best.h5", "step_x.h5"]) {
+            fs::write(folder.path().join(name), b"").unwrap();
+        }
+        let keep = Keep { newest, spared, confirmed: &|step| step < last, outdated: &|step| outdated.contains(&step) };
+        prune(folder.path(), &keep).unwrap();
+        let left: Vec<_> = left.iter().map(|step| folder.path().join(format!("step_{step}.h5"))).collect();
+        assert_eq!(checkpoints(folder.path()).unwrap(), left, "{newest} {last} {outdated:?}");
+        assert!(folder.path().join("best.h5").exists() && !folder.path().join("step_11.h5.tmp").exists());
     }
-    prune(folder.path(), 0).unwrap();
-    assert_eq!(checkpoints(folder.path()).unwrap().len(), 3);
-    prune(folder.path(), 2).unwrap();
-    let left = checkpoints(folder.path()).unwrap();
-    assert_eq!(left, [folder.path().join("step_10.h5"), folder.path().join("step_9.h5")]);
-    assert!(folder.path().join("best.h5").exists() && !folder.path().join("step_11.h5.tmp").exists());
+}
+
+/// A value that is not finite, on whichever rank and in whichever of a tensor's three arrays, is refused by name on all ranks,
+/// and no file appears.
+#[test]
+fn only_finite_values_are_written() {
+    let folder = TempDir::new().unwrap();
+    let shape = shape(false);
+    for (which, place, odd) in
+        [(0, "model", f32::NAN), (1, "moment1", f32::INFINITY), (2, "moment2", f32::NEG_INFINITY)]
+    {
+        let spoilt = |shard, at, array| if (shard, at, array) == (0, 5, which) { odd } else { value(shard, at, array) };
+        let results = world(3, |control| {
+            let part = Part::new(&shape, 2, control.rank(), 3, spoilt);
+            save(folder.path(), &header(3, &shape), &part.pieces(), control)
+        });
+        for result in results {
+            let error = result.unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.contains(place) && text.contains("model.embed_tokens.weight is not finite at element 5"),
+                "{text}"
+            );
+            assert!(!error.is_bad_input());
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
+/// Checkpoints of version 0.1 are read; one that is NaN, which that version wrote, is shown but not used: neither as weights nor
+/// to go on from.
+#[test]
+fn checkpoints_of_version_0_1_are_read() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/version_0.1");
+    let folder = TempDir::new().unwrap();
+    for (name, step) in [("good.h5", 3), ("nan.h5", 4)] {
+        fs::copy(data.join(name), folder.path().join(format!("step_{step}.h5"))).unwrap();
+    }
+    let [good, nan] = [3, 4].map(|step| folder.path().join(format!("step_{step}.h5")));
+    let header = Checkpoint::open(&good).unwrap().header().clone();
+    assert_eq!((header.step, header.tokens, &header.position), (3, 96, &None));
+    assert!(inspect(&nan).unwrap().contains("rms NaN"));
+    let read = |path: &Path| {
+        let source = open(path).unwrap();
+        let read = |param: &tawpipe::model::Param| source.read(&param.name, 0, &mut vec![0.0; param.len()]);
+        tensors(source.shape()).iter().try_for_each(read)
+    };
+    read(&good).unwrap();
+    let error = read(&nan).unwrap_err();
+    assert!(error.is_bad_input());
+    assert!(
+        error.to_string().contains("step_4.h5: tensor model/")
+            && error.to_string().contains("is not finite at element")
+    );
+    let mut part = Part::new(&header.shape, 1, 0, 1, |_, _, _| 0.0);
+    let (path, found) = resume(folder.path(), None, &header.shape, &mut part.pieces_mut(), &Solo).unwrap();
+    assert_eq!((path, found), (good, header));
+}
+
+/// How far a run has come is kept to the bit, and changes of it show; a file without it is as good.
+#[test]
+fn positions_are_kept() {
+    let folder = TempDir::new().unwrap();
+    let shape = shape(false);
+    let part = Part::new(&shape, 1, 0, 1, value);
+    let norms = [0.1 + 0.2, f64::MIN_POSITIVE, 1e300, 7.0];
+    let position = Position {
+        sequences: u64::MAX - 3,
+        seq: 7,
+        updates: 5,
+        skipped: 3,
+        skipped_in_a_row: 2,
+        norms: norms.repeat(250),
+    };
+    let header = Header { position: Some(position), ..header(4, &shape) };
+    let path = save(folder.path(), &header, &part.pieces(), &Solo).unwrap();
+    assert_eq!(Checkpoint::open(&path).unwrap().header(), &header);
+    let bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(12).position(|word| word == b"\"updates\":5,").unwrap();
+    let mut changed = bytes;
+    changed[at + 10] = b'6';
+    fs::write(&path, changed).unwrap();
+    assert!(Checkpoint::open(&path).is_err());
 }
 
 /// On a full disk all ranks get the same error, nobody hangs, the previous checkpoint stays, no half file remains and

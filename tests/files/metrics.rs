@@ -13,7 +13,8 @@ use tawpipe::metrics::{
 use tempfile::TempDir;
 
 fn info() -> RunInfo {
-    RunInfo { deck: "[run]\nsteps = 3 # ü\n".into(), system: "tawpipe".into(), groups: vec![1, 2, 3] }
+    let deck = "[run]\nsteps = 3 # ü\n".into();
+    RunInfo { deck, system: "tawpipe".into(), groups: vec![1, 2, 3], library: Some("oneDNN 3.6".into()) }
 }
 
 /// A step whose numbers all differ, and whose loss is exactly 1/step.
@@ -23,7 +24,7 @@ fn record(step: u64) -> Record {
         .map(|(i, metric)| match metric.kind {
             tawpipe::metrics::Kind::U64 => tawpipe::metrics::Value::U64((step << 40) + i as u64),
             tawpipe::metrics::Kind::F64 => tawpipe::metrics::Value::F64(step as f64 / 3.0 + i as f64),
-            tawpipe::metrics::Kind::Bool => tawpipe::metrics::Value::Bool(step % 2 == 0),
+            tawpipe::metrics::Kind::Bool => tawpipe::metrics::Value::Bool(step.is_multiple_of(2)),
         })
         .collect();
     Record { step, loss: 1.0 / step as f64, ..Record::from_values(&values) }
@@ -76,24 +77,73 @@ fn resume_cuts_the_journal() {
         .lines()
         .map(|line| {
             let map: Value = serde_json::from_str(line).unwrap();
-            format!("{}{}", map["step"], if map.get("valid_loss").is_some() { "v" } else { "" })
+            let kind = ["valid_loss", "part"].into_iter().find(|key| map.get(key).is_some()).unwrap_or_default();
+            format!("{}{}", map["step"], kind.get(..1).unwrap_or_default())
         })
         .collect();
-    assert_eq!(steps, ["1", "2", "2v", "3", "4", "4v", "5"]);
+    assert_eq!(steps, ["0p", "1", "2", "2v", "3", "4", "4v", "4p", "5"]);
     assert_eq!(read_journal(&path).unwrap().steps, (1..=5).map(record).collect::<Vec<_>>());
     // A journal that was left behind when a checkpoint moved.
     assert_eq!(Journal::resume(&folder.path().join("other.jsonl"), 4).unwrap().1.steps.len(), 0);
 }
 
-/// A damaged journal is one line naming file and line number.
+/// Whatever a lost machine leaves at a journal's end (zeros, half a line, another line's rest, steps that do not follow, bytes
+/// that are no text) costs that line and those behind it, and nothing else: reading and resuming go on.
 #[test]
-fn a_damaged_journal_is_named() {
+fn a_damaged_journal_is_cut() {
+    let tails: [&[u8]; 8] = [
+        b"\0\0\0\0\0\0\0\0\n",
+        b"\0\0\0\0",
+        b"{\"step\":5,\"loss\":0.2\0\0\0\0\0\n",
+        b"{\"step\":5,\"loss\":0.2}\n",
+        b"0.2,\"grad_norm\":1}\n",
+        b"{\"step\":\"five\"}\n",
+        b"\xff\xfe\n",
+        b"[]\n",
+    ];
+    for tail in tails {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let lines: String = (1..=4).map(|step| record(step).json() + "\n").collect();
+        fs::write(&path, [lines.as_bytes(), tail, record(5).json().as_bytes(), b"\n"].concat()).unwrap();
+        let steps: Vec<u64> = read_journal(&path).unwrap().steps.iter().map(|record| record.step).collect();
+        assert_eq!(steps, [1, 2, 3, 4], "{tail:?}");
+        let mut metrics = Metrics::resume(folder.path(), info(), 6).unwrap();
+        metrics.step(record(7)).unwrap();
+        let steps: Vec<u64> = read_journal(&path).unwrap().steps.iter().map(|record| record.step).collect();
+        assert_eq!(steps, [1, 2, 3, 4, 7], "{tail:?}");
+    }
+    // A step that was reported twice: the second part of a run that had two writers.
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("metrics.jsonl");
-    fs::write(&path, format!("{}\nrubbish\n", record(1).json())).unwrap();
-    let error = read_journal(&path).unwrap_err();
-    assert!(error.is_bad_input());
-    assert!(error.to_string().starts_with(&format!("{}: line 2: is no JSON object", path.display())), "{error}");
+    fs::write(&path, [1, 2, 2, 3].map(|step| record(step).json() + "\n").concat()).unwrap();
+    assert_eq!(read_journal(&path).unwrap().steps.len(), 2);
+}
+
+/// Every row belongs to a part that says what ran it, in the journal and in the series; a resume cuts parts as it cuts rows.
+#[test]
+fn parts_are_recorded() {
+    let folder = TempDir::new().unwrap();
+    let of = |system: &str| RunInfo { system: system.into(), ..info() };
+    let mut metrics = Metrics::create(folder.path(), of("fsdp")).unwrap();
+    (1..=4).for_each(|step| metrics.step(record(step)).unwrap());
+    // Two parts that take no lasting step, then one that does.
+    for (system, step) in [("ddp", 4), ("hsdp", 4), ("single", 3)] {
+        drop(metrics);
+        metrics = Metrics::resume(folder.path(), of(system), step).unwrap();
+        metrics.step(record(step + 1)).unwrap();
+    }
+    metrics.flush().unwrap();
+    let parts = read_journal(&folder.path().join("metrics.jsonl")).unwrap().parts;
+    let found: Vec<_> = parts.iter().map(|part| (part.part, part.step, part.system.as_str(), part.ranks)).collect();
+    assert_eq!(found, [(1, 0, "fsdp", 6), (2, 3, "single", 6)]);
+    assert!(parts.iter().all(|part| part.deck == info().deck && part.version == env!("CARGO_PKG_VERSION")));
+    assert!(parts.iter().all(|part| part.library.as_deref() == Some("oneDNN 3.6") && part.started.ends_with('Z')));
+    let seen =
+        inspect(&folder.path().join(if cfg!(feature = "hdf5") { "metrics.h5" } else { "metrics.jsonl" })).unwrap();
+    for line in ["part 1, from step 1 on: fsdp", "part 2, from step 4 on: single, groups [1, 2, 3], tawpipe"] {
+        assert!(seen.contains(line), "{seen}");
+    }
 }
 
 /// Progress without a terminal is lines: the first and last step always, others as often as asked, and what a user
@@ -240,7 +290,7 @@ mod hdf5 {
             let mut metrics = Metrics::resume(folder.path(), info(), last - 1).unwrap();
             metrics.step(record(last)).unwrap();
             metrics.flush().unwrap();
-            assert_eq!(read_journal(&folder.path().join("metrics.jsonl")).unwrap(), journal);
+            assert_eq!(read_journal(&folder.path().join("metrics.jsonl")).unwrap().steps, journal.steps);
         }
     }
 

@@ -209,7 +209,8 @@ fn adamw() {
                 let (m, v) = (Buffer::new(n, Dtype::F32), Buffer::new(n, Dtype::F32));
                 let copy = home.map(|dtype| blank(n, dtype));
                 for (t, gradient) in gradients.iter().enumerate() {
-                    let (step, gradient) = (Buffer::f64(&[1e-2, t as f64 + 1.0, clip, f64::MAX]), Buffer::f32(gradient));
+                    let (step, gradient) =
+                        (Buffer::f64(&[1e-2, t as f64 + 1.0, clip, f64::MAX]), Buffer::f32(gradient));
                     device.add_squares(gradient.view(), stats.view().sub(1..2));
                     device.adamw(&AdamWStep {
                         rule,

@@ -3,6 +3,7 @@
 //! Ranks are threads here (`fabric::local`), so that many worlds of many shapes run in one process; `tests/spmd` shows
 //! that MPI's messages do the same.
 
+mod continuing;
 mod guard;
 mod parity;
 mod pipeline;

@@ -126,11 +126,16 @@ pub fn groups(deck: &Deck) -> Groups {
 
 /// The whole program but its command line, into a folder; gives what every rank returns.
 pub fn outcomes(deck: &Deck, resume: bool) -> Vec<anyhow::Result<Exit>> {
+    stopped(deck, resume, &Stop::never())
+}
+
+/// The same, with something that may stop it.
+pub fn stopped(deck: &Deck, resume: bool, stop: &Stop) -> Vec<anyhow::Result<Exit>> {
     let groups = groups(deck);
     let options = TrainOptions { resume, ..TrainOptions::default() };
     local::run(groups.ranks(), Default::default(), |_, world| {
         let wire = |_: &[Split]| (groups.ranks() > 1).then(|| Box::new(world.wire()) as Box<dyn Wire>);
-        run(deck, options, world, &groups, &wire, &Stop::never())
+        run(deck, options, world, &groups, &wire, stop)
     })
 }
 
