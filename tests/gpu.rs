@@ -100,12 +100,14 @@ fn a_gpu_trains_as_the_cpu_does() {
 #[test]
 fn a_gpu_leaves_out_the_same_updates() {
     let folder = tempfile::tempdir().unwrap();
-    for (dtype, head_dim, tolerance) in [("f32", 24, 1e-5), ("bf16", 64, 1.5e-2)] {
+    for (dtype, head_dim, tolerance) in [("f32", 24, 1e-3), ("bf16", 64, 5e-2)] {
         let deck = deck(folder.path(), dtype, head_dim);
+        // A rate at which the norm falls and rises again.
+        let rate = ["optim.lr=2e-2", "optim.schedule=constant", "run.steps=7"];
         let spike = "run.spike={ window = 2, z = 1e-6 }";
         let of = |device: &str| {
             let set = format!("run.device={device}");
-            train(&deck, &format!("{dtype}-spike-{device}"), &[&set, spike, "run.steps=8"], None)
+            train(&deck, &format!("{dtype}-spike-{device}"), &[&[&set, spike][..], &rate].concat(), None)
         };
         let (cpu, gpu) = (of("cpu"), of("cuda"));
         let skipped = |rows: &[Value]| -> Vec<bool> { rows.iter().map(|row| row["skipped"] == true).collect() };
