@@ -1,8 +1,5 @@
 # tawpipe: `make run` sees it train, `make test` proves it right.
 
-# oneDNN multiplies faster where it is installed.
-HAS_ONEDNN := $(shell { [ -e /usr/include/dnnl.h ] || pkg-config --exists dnnl 2>/dev/null; } && echo yes)
-FEATURES   ?= $(if $(HAS_ONEDNN),--features onednn)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 TAWPIPE    := $(TARGET_DIR)/release/tawpipe
 
@@ -32,7 +29,6 @@ help: ## Show this list
 deps: ## Install what is missing (apt), or say what to install
 	@scripts/deps.sh
 
-# A second make, because only after `deps` is it known whether oneDNN is there.
 build: deps ## Build the release program
 	@$(MAKE) --no-print-directory $(TAWPIPE)
 
@@ -42,7 +38,7 @@ KERNELS   := $(abspath $(TARGET_DIR))/kernels/fatbins
 
 .PHONY: $(TAWPIPE)
 $(TAWPIPE): $(if $(NVCC_HERE),kernels)
-	$(if $(NVCC_HERE)$(wildcard $(KERNELS)/*.fatbin),TAWPIPE_KERNELS=$(KERNELS) )cargo build --release $(FEATURES)
+	$(if $(NVCC_HERE)$(wildcard $(KERNELS)/*.fatbin),TAWPIPE_KERNELS=$(KERNELS) )cargo build --release
 
 run: build ## Train a small LLaMA on 4 ranks as 2 nodes of 2; DATA=/any/text/file for your own text
 	$(if $(DATA),,@scripts/text.sh)
@@ -58,11 +54,11 @@ test: ## Run every test; ends with what passed, what failed and what could not r
 
 .PHONY: all-tests
 all-tests:
-	@scripts/test.sh --kernels $(FEATURES)
+	@scripts/test.sh --kernels
 
 # In a folder of its own, because a build keeps the MPI that it was first built with.
 test-mpich: ## The tests that start ranks, with MPICH (Debian: mpich libmpich-dev)
-	MPICC=mpicc.mpich MPIRUN=mpirun.mpich CARGO_TARGET_DIR=$(TARGET_DIR)/mpich scripts/test.sh $(FEATURES) --test spmd --test failure
+	MPICC=mpicc.mpich MPIRUN=mpirun.mpich CARGO_TARGET_DIR=$(TARGET_DIR)/mpich scripts/test.sh --test spmd --test failure
 
 # SUITE=trixie for Debian 13; RUST=debian for a root without this machine's Rust; COMMAND='make run' for something else.
 fresh: ## Run and test a clone of HEAD in a new minimal Debian root (root, mmdebstrap); SUITE=trixie, RUST=debian, COMMAND=…
@@ -70,8 +66,8 @@ fresh: ## Run and test a clone of HEAD in a new minimal Debian root (root, mmdeb
 
 lint: deps ## Formatting, clippy and documentation, all warnings are errors
 	cargo fmt --check
-	cargo clippy --all-targets $(FEATURES) -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items $(FEATURES)
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 	@scripts/lint.sh
 
 # PyTorch is looked for in .venv-bench, where `python3 -m venv .venv-bench && .venv-bench/bin/pip install torch` puts it.
@@ -109,7 +105,7 @@ gpu-check: ## Check and measure this program on this machine's GPU; GPU="--emula
 	@scripts/gpu-check.sh $(GPU)
 
 docs: ## Build the documentation of the code
-	cargo doc --no-deps --document-private-items $(FEATURES)
+	cargo doc --no-deps --document-private-items
 
 clean: ## Remove what was built; data and runs stay
 	cargo clean

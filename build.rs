@@ -1,5 +1,4 @@
-//! Links the system's oneDNN when the feature `onednn` asks for it, and takes the GPU's kernels into the program where
-//! `make kernels` has compiled them.
+//! Takes the GPU's kernels into the program where `make kernels` has compiled them.
 
 use std::env;
 use std::fmt::Write;
@@ -7,15 +6,7 @@ use std::path::PathBuf;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-env-changed=DNNL_DIR");
     println!("cargo::rerun-if-env-changed=TAWPIPE_KERNELS");
-    if env::var_os("CARGO_FEATURE_ONEDNN").is_some() {
-        if let Ok(folder) = env::var("DNNL_DIR") {
-            println!("cargo::rustc-link-search=native={folder}/lib");
-        }
-        println!("cargo::rustc-link-lib=dnnl");
-        println!("cargo::rustc-link-lib=gomp");
-    }
     if env::var_os("CARGO_FEATURE_CUDA").is_some() {
         embed_kernels();
     }

@@ -49,7 +49,8 @@ fi
 # Useful, not necessary: without oneDNN the crate `gemm` multiplies; without the text, set DATA; without what tests use,
 # they are counted as skipped.
 wanted=""
-[ -e /usr/include/dnnl.h ] || pkg-config --exists dnnl 2>/dev/null || wanted="$wanted libdnnl-dev"
+# The library alone is used, at run time; its package has another name in every release, and this one brings it.
+PATH="$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null | grep -q 'libdnnl\.so' || wanted="$wanted libdnnl-dev"
 [ -n "${DATA:-}" ] || [ -e data/kjv.txt ] || command -v bible >/dev/null || wanted="$wanted bible-kjv"
 
 if [ "${1:-}" = test ] || [ "${1:-}" = slurm ]; then

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_calibration_is_a_description() {
         let found = local::run(2, local::LocalOptions::default(), |_, world| {
-            calibrate(world, &[1, 1], &Chosen::Cpu { threads: 1 }, &[], None).unwrap()
+            calibrate(world, &[1, 1], &Chosen::cpu(1), &[], None).unwrap()
         });
         assert!(found[1].is_none(), "only rank 0 gets it");
         let description = found[0].as_ref().expect("rank 0 gets it");

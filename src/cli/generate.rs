@@ -34,7 +34,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
     let positions = source.positions().map(|positions| positions.min(LONGEST));
     let seq = deck.map(|deck| deck.data.seq).or(positions).unwrap_or(WINDOW);
     let mut sampler = Sampler::new(args.temperature, args.seed);
-    let device = if cpu { Chosen::Cpu { threads } } else { Chosen::alone(threads) };
+    let device = if cpu { Chosen::cpu(threads) } else { Chosen::alone(threads) };
     let text = on_device!(&device, device => {
         let mut window = Window::new(source.as_ref(), seq, device)?;
         generate(&mut window, &tokenizer, &mut sampler, &args.prompt, args.tokens)?

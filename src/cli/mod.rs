@@ -22,6 +22,9 @@ use crate::exit::Exit;
 
 /// Does what was typed.
 pub fn run(cli: Cli) -> anyhow::Result<Exit> {
+    if let Some(why) = crate::device::cpu::library_refused() {
+        return Err(launch::Unusable(why.into()).into());
+    }
     match cli.command {
         Command::Train(args) => train::run(&args),
         Command::Experiment(args) => experiment::run(&args),

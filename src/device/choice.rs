@@ -2,7 +2,7 @@
 
 #[cfg(feature = "cuda")]
 use super::cuda::{Context, Cuda, CudaOptions, Gpu};
-use super::{Device, DeviceError, Memory};
+use super::{Bf16Products, Device, DeviceError, Memory};
 use crate::plan::Slot;
 
 /// A device, chosen when the program runs. `on_device!` makes code generic over it.
@@ -12,6 +12,8 @@ pub enum Chosen {
     Cpu {
         /// Computing threads, at least one.
         threads: usize,
+        /// What multiplies bf16 matrices; left out: the best that this machine can run.
+        products: Option<Bf16Products>,
     },
     /// An NVIDIA GPU.
     #[cfg(feature = "cuda")]
@@ -19,6 +21,11 @@ pub enum Chosen {
 }
 
 impl Chosen {
+    /// The host's processor.
+    pub fn cpu(threads: usize) -> Self {
+        Chosen::Cpu { threads, products: None }
+    }
+
     /// For one process alone: the first GPU that it sees, if there is one that can be used, else the processor.
     pub fn alone(threads: usize) -> Self {
         #[cfg(feature = "cuda")]
@@ -30,7 +37,7 @@ impl Chosen {
                 Err(why) => log::debug!("no GPU: {why}"),
             }
         }
-        Chosen::Cpu { threads }
+        Chosen::cpu(threads)
     }
 
     /// The same device. A GPU that need not be `deterministic` may take sums in any order; a processor always is.
@@ -42,6 +49,15 @@ impl Chosen {
                 let _ = deterministic; // used with GPUs only
                 cpu
             }
+        }
+    }
+
+    /// The library that multiplies bf16 matrices on it, such as `oneDNN 2.6.3`; none where that is this program's own code, a
+    /// GPU, or not decided because nothing is computed in bf16.
+    pub fn library(&self) -> Option<String> {
+        match self {
+            Chosen::Cpu { products: Some(Bf16Products::OneDnn), .. } => super::cpu::library(),
+            _ => None,
         }
     }
 
@@ -82,8 +98,8 @@ impl Chosen {
 macro_rules! on_device {
     ($chosen:expr, $device:ident => $body:expr) => {
         match $chosen {
-            $crate::device::Chosen::Cpu { threads } => {
-                let $device = $crate::device::Cpu::new(*threads);
+            $crate::device::Chosen::Cpu { threads, products } => {
+                let $device = $crate::device::Cpu::with_products(*threads, *products);
                 $body
             }
             #[cfg(feature = "cuda")]

@@ -38,17 +38,19 @@ impl Matrix {
         }
     }
 
-    /// Columns `first..first + cols` of a matrix with contiguous rows.
+    /// Columns `first..first + cols`.
     pub fn columns(self, first: usize, cols: usize) -> Self {
-        assert!(self.col_stride == 1 && first + cols <= self.cols);
-        let len = if self.rows == 0 { 0 } else { (self.rows - 1) * self.row_stride + cols };
-        Matrix { view: self.view.sub(first..first + len), cols, ..self }
+        assert!(first + cols <= self.cols);
+        let start = first * self.col_stride;
+        let len = match self.rows * cols {
+            0 => 0,
+            _ => (self.rows - 1) * self.row_stride + (cols - 1) * self.col_stride + 1,
+        };
+        Matrix { view: self.view.sub(start..start + len), cols, ..self }
     }
 
-    /// Rows `first..first + rows` of a matrix with contiguous rows.
+    /// Rows `first..first + rows`.
     pub fn rows(self, first: usize, rows: usize) -> Self {
-        assert!(self.col_stride == 1 && first + rows <= self.rows && rows > 0);
-        let start = first * self.row_stride;
-        Matrix { view: self.view.sub(start..start + (rows - 1) * self.row_stride + self.cols), rows, ..self }
+        self.t().columns(first, rows).t()
     }
 }

@@ -45,7 +45,7 @@ pub fn choose(
             let message = "run.device = \"cuda\", but this program was built without the feature cuda".to_string();
             Err(super::Agreed::new(control, crate::exit::Exit::BadInput, message).into())
         }
-        _ => Ok(Chosen::Cpu { threads }),
+        _ => Ok(Chosen::cpu(threads)),
     }
 }
 
@@ -73,7 +73,7 @@ mod gpus {
         control: &dyn Control,
         found: &Groups,
     ) -> anyhow::Result<Chosen> {
-        let cpu = Chosen::Cpu { threads };
+        let cpu = Chosen::cpu(threads);
         if kind == DeviceKind::Cpu {
             return Ok(cpu);
         }

@@ -16,6 +16,7 @@ mod kept;
 mod lock;
 mod messages;
 mod meter;
+mod products;
 mod run;
 mod schedule;
 mod session;

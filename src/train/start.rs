@@ -23,7 +23,8 @@ use super::kept::Kept;
 use super::lock::Lock;
 use super::run::{Output, Run};
 use super::{
-    Agreed, MakeWire, RunState, Session, TrainOptions, agree, changes, costs, device, folder, messages, meter, patience,
+    Agreed, MakeWire, RunState, Session, TrainOptions, agree, changes, costs, device, folder, messages, meter,
+    patience, products,
 };
 
 impl<'a> Run<'a> {
@@ -61,7 +62,7 @@ impl<'a> Run<'a> {
             warn_about_cores(threads);
         }
         let device = device::choose(deck.run.device, &deck.gpu, threads, control, found)?;
-        let device = device.deterministic(deck.run.deterministic);
+        let device = products::settle(device.deterministic(deck.run.deterministic), deck.run.dtype, control);
         let messages = messages::choose(&deck, &device, control, wire)?;
         costs::settle(&mut deck, &shape, &device, control, resumes.then_some(&folder))?;
         let gpu = device.gpu().is_some();

@@ -94,3 +94,38 @@ fn long_sums_are_rounded_once() {
         }
     }
 }
+
+/// The same bits whatever the number of threads (but for oneDNN's): forward, both gradients, and results that are added to.
+#[test]
+fn threads_do_not_change_a_bit() {
+    let mut random = Random::new(17);
+    for (products, dtype) in Bf16Products::available().into_iter().flat_map(|p| [(p, Dtype::F32), (p, Dtype::Bf16)]) {
+        for (m, k, n) in [(520, 256, 344), (130, 344, 64), (70, 600, 520), (256, 64, 1000)] {
+            let (x, w, y) = (random.buffer(m * k, dtype), random.buffer(n * k, dtype), random.buffer(m * n, dtype));
+            let (x_of, w_of, y_of) =
+                (Matrix::new(x.view(), m, k), Matrix::new(w.view(), n, k), Matrix::new(y.view(), m, n));
+            let on = |threads: usize| {
+                let cpu = Cpu::with_products(threads, products);
+                let out = [Buffer::new(m * n, dtype), Buffer::new(m * k, dtype), Buffer::new(n * k, Dtype::F32)];
+                for add in [false, true] {
+                    cpu.matmul(x_of, w_of.t(), Matrix::new(out[0].view(), m, n), add);
+                    cpu.matmul(y_of, w_of, Matrix::new(out[1].view(), m, k), add);
+                    cpu.matmul(y_of.t(), x_of, Matrix::new(out[2].view(), n, k), add);
+                }
+                out.map(|buffer| buffer.wide())
+            };
+            let one = on(1);
+            for threads in [2, 3] {
+                let what = format!("{products:?} {dtype:?} {m}x{k}x{n}: {threads} threads");
+                if (products, dtype) == (Bf16Products::OneDnn, Dtype::Bf16) {
+                    // It may cut a long sum elsewhere for a smaller part of the result.
+                    let tolerance = [2e-2, 2e-2, 1e-5];
+                    let parts = on(threads).into_iter().zip(&one).zip(tolerance);
+                    parts.for_each(|((a, b), tolerance)| close(&what, &a, b, tolerance));
+                } else {
+                    assert!(on(threads) == one, "{what}");
+                }
+            }
+        }
+    }
+}

@@ -55,7 +55,7 @@ pub fn sessions<T: Send>(
         change(&mut plan);
         let wire = |_: &[Split]| (groups.ranks() > 1).then(|| Box::new(world.wire()) as Box<dyn Wire>);
         let wire: &MakeWire = &wire;
-        let device = Chosen::Cpu { threads: 1 };
+        let device = Chosen::cpu(1);
         let memory = device.memory(&plan.slots).unwrap();
         let mut session = Session::new(deck, schedule, plan, &device, memory, data, Messages::Host(wire)).unwrap();
         match source {

@@ -12,17 +12,20 @@ mod lanes;
 mod loss;
 mod matmul;
 mod norm;
-#[cfg(feature = "onednn")]
 mod onednn;
 mod optimizer;
 mod pool;
+mod products;
 mod rope;
 mod simd;
 mod swiglu;
 mod vector;
 
+use std::sync::OnceLock;
+
 use self::element::typed;
 use self::pool::Pool;
+pub use self::products::{Bf16Products, library, library_path, library_refused};
 use self::simd::wide;
 use super::{AdamWStep, Attention, Device, DeviceError, Matrix, Memory, View};
 use crate::model::{Dtype, NORM_PARTS};
@@ -31,54 +34,27 @@ use crate::plan::{Slot, applies, stats, step};
 /// Elements below which a second thread is not worth waking.
 const GRAIN: usize = 1 << 14;
 
-/// What multiplies bf16 matrices, and those of attention. (f32 is multiplied by the crate `gemm`, which oneDNN did not beat.)
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bf16Products {
-    /// AMX, driven by this crate.
-    Amx,
-    /// The system's oneDNN, with the feature `onednn`.
-    OneDnn,
-    /// Blocks widened to f32: works everywhere.
-    Widened,
-}
-
-impl Bf16Products {
-    /// Those that this build has and this machine can run, the fastest first.
-    pub fn available() -> Vec<Self> {
-        let mut all = vec![Bf16Products::Widened];
-        if cfg!(feature = "onednn") {
-            all.insert(0, Bf16Products::OneDnn);
-        }
-        if amx::available() {
-            all.insert(0, Bf16Products::Amx);
-        }
-        all
-    }
-}
-
 /// The host's processor.
 #[derive(Debug)]
 pub struct Cpu {
     pool: Pool,
-    bf16: Bf16Products,
-    #[cfg(feature = "onednn")]
-    onednn: Option<onednn::OneDnn>,
+    /// Found when bf16 is first multiplied, if not given.
+    bf16: OnceLock<Bf16Products>,
 }
 
 impl Cpu {
     /// A device of `threads` threads (at least one); with one, work is done by the calling thread.
     pub fn new(threads: usize) -> Self {
-        Self::with_products(threads, Bf16Products::available()[0])
+        Self::with_products(threads, None)
     }
 
     /// As [`Cpu::new`], with a choice of what multiplies bf16 matrices; it must be available.
-    pub fn with_products(threads: usize, bf16: Bf16Products) -> Self {
-        Cpu {
-            pool: Pool::new(threads),
-            bf16,
-            #[cfg(feature = "onednn")]
-            onednn: (bf16 == Bf16Products::OneDnn).then(|| onednn::OneDnn::new(threads)).flatten(),
-        }
+    pub fn with_products(threads: usize, bf16: impl Into<Option<Bf16Products>>) -> Self {
+        Cpu { pool: Pool::new(threads), bf16: bf16.into().map(OnceLock::from).unwrap_or_default() }
+    }
+
+    fn bf16(&self) -> Bf16Products {
+        *self.bf16.get_or_init(Bf16Products::best)
     }
 
     /// Number of threads.
@@ -126,12 +102,10 @@ impl Device for Cpu {
         assert_eq!(a.view.dtype(), b.view.dtype());
         match (a.view.dtype(), c.view.dtype()) {
             (Dtype::F32, Dtype::F32) => matmul::f32(&self.pool, a, b, c, add),
-            (Dtype::Bf16, Dtype::F32 | Dtype::Bf16) => match self.bf16 {
+            (Dtype::Bf16, Dtype::F32 | Dtype::Bf16) => match self.bf16() {
                 Bf16Products::Amx => amx::product(&self.pool, a, b, c, add),
-                #[cfg(feature = "onednn")]
-                Bf16Products::OneDnn if self.onednn.is_some() => {
-                    self.onednn.iter().for_each(|library| library.bf16(a, b, c, add));
-                }
+                Bf16Products::OneDnn
+                    if onednn::find().is_some_and(|library| library.product(&self.pool, a, b, c, add)) => {}
                 _ => matmul::bf16(&self.pool, a, b, c, add),
             },
             types => panic!("no product of {types:?}"),
@@ -201,7 +175,7 @@ impl Device for Cpu {
 
     fn attention(&self, shape: &Attention, qkv: View, out: View, lse: View) {
         let (hd, seq) = (shape.head_dim, shape.seq);
-        if self.bf16 == Bf16Products::Amx && qkv.dtype() == Dtype::Bf16 {
+        if qkv.dtype() == Dtype::Bf16 && self.bf16() == Bf16Products::Amx {
             return self.pool.each(shape.micro * shape.heads, |i| unsafe {
                 let (sequence, head) = (i / shape.heads, i % shape.heads);
                 let columns = attention::Columns::new(out, sequence * seq, shape.heads * hd, head * hd, hd);
@@ -227,7 +201,7 @@ impl Device for Cpu {
         _scratch: View,
     ) {
         let (hd, seq) = (shape.head_dim, shape.seq);
-        if self.bf16 == Bf16Products::Amx && qkv.dtype() == Dtype::Bf16 {
+        if qkv.dtype() == Dtype::Bf16 && self.bf16() == Bf16Products::Amx {
             return self.pool.each(shape.micro * shape.kv_heads, |i| unsafe {
                 let (sequence, kv) = (i / shape.kv_heads, i % shape.kv_heads);
                 let (out, lse, dout) = (out.slice(), lse.slice(), dout.slice());

@@ -19,7 +19,7 @@ class Tawpipe(CargoPackage):
     license("MIT OR Apache-2.0")
     version("main", branch="main")
 
-    variant("onednn", default=True, description="Matrix products by oneDNN")
+    variant("onednn", default=True, description="bf16 matrix products by oneDNN, which is looked for at run time")
 
     depends_on("c", type="build")
     depends_on("rust@1.89:", type="build")
@@ -27,15 +27,14 @@ class Tawpipe(CargoPackage):
     depends_on("llvm +clang", type="build")  # libclang, which reads MPI's and HDF5's headers
     depends_on("mpi")
     depends_on("hdf5 +hl")
-    depends_on("onednn", when="+onednn")
-
-    @property
-    def build_args(self):
-        return ["--features", "onednn"] if self.spec.satisfies("+onednn") else []
+    depends_on("onednn", when="+onednn", type="run")
 
     def setup_build_environment(self, env):
         env.set("LIBCLANG_PATH", self.spec["llvm"].prefix.lib)
         env.set("HDF5_DIR", self.spec["hdf5"].prefix)
         env.set("MPICC", self.spec["mpi"].mpicc)
+
+    def setup_run_environment(self, env):
         if self.spec.satisfies("+onednn"):
-            env.set("DNNL_DIR", self.spec["onednn"].prefix)
+            env.prepend_path("LD_LIBRARY_PATH", self.spec["onednn"].prefix.lib)
+            env.prepend_path("LD_LIBRARY_PATH", self.spec["onednn"].prefix.lib64)

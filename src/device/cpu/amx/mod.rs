@@ -42,21 +42,14 @@ pub fn product(pool: &Pool, a: Matrix, b: Matrix, c: Matrix, add: bool) {
     let long = if wide { c.cols } else { c.rows };
     let share = long.div_ceil(pool.threads()).next_multiple_of(BLOCK);
     pool.each(long.div_ceil(share), |i| {
-        let part = i * share..((i + 1) * share).min(long);
+        let (start, len) = (i * share, share.min(long - i * share));
         let (a, b, c) = if wide {
-            (a, columns(b, &part), columns(c, &part))
+            (a, b.columns(start, len), c.columns(start, len))
         } else {
-            (columns(a.t(), &part).t(), b, columns(c.t(), &part).t())
+            (a.rows(start, len), b, c.rows(start, len))
         };
         one_thread(a, b, c, add);
     });
-}
-
-/// Columns of a matrix of any layout.
-fn columns(m: Matrix, range: &std::ops::Range<usize>) -> Matrix {
-    let start = range.start * m.col_stride;
-    let len = (m.rows - 1) * m.row_stride + (range.len() - 1) * m.col_stride + 1;
-    Matrix { view: m.view.sub(start..start + len), cols: range.len(), ..m }
 }
 
 fn one_thread(a: Matrix, b: Matrix, c: Matrix, add: bool) {

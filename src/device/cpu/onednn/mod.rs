@@ -1,216 +1,309 @@
 //! Matrix products of bf16 by the system's oneDNN.
 //!
-//! Primitives are made once for each combination of sizes and types. Weights are rearranged into the layout the
-//! library likes best before each product: that costs less than it saves.
-// SAFETY of the blocks below: handles come from the library's own constructors and live until `drop`; descriptors
-// are larger than the library's; matrices cover their elements (see `Matrix`).
+//! Plans are made once for each combination of sizes and types. Weights are rearranged into the layout the library likes
+//! best before each product: that costs less than it saves. One pool does all work: each of its threads calls the library for
+//! a part of the weights and then for a part of the result, and the library works in that thread alone. With one thread there is
+//! one part.
 
 mod ffi;
+mod library;
+mod probe;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
-use std::ptr::{null, null_mut};
-use std::sync::{Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use self::ffi::{Handle, dnnl_exec_arg_t, dnnl_matmul_desc_t, dnnl_memory_desc_t};
+use self::ffi::Layout;
+use self::library::{Library, Primitive, Shape, Status, Stream};
+use super::pool::Pool;
 use crate::device::Matrix;
-use crate::model::Dtype;
 
-/// The library, ready for products; absent if the one installed is not of the version this was written for.
-#[derive(Debug)]
-pub struct OneDnn {
-    threads: c_int,
-    state: Mutex<State>,
-}
+/// What [`library::VARIABLE`] says.
+static SETTING: LazyLock<Option<std::ffi::OsString>> =
+    LazyLock::new(|| std::env::var_os(library::VARIABLE).filter(|value| !value.is_empty()));
 
-/// Handles are used under the mutex only.
-#[derive(Debug)]
-struct State {
-    engine: Handle,
-    stream: Handle,
-    products: HashMap<Key, Product>,
-    /// Weights in the library's layout.
-    packed: Vec<[u8; 64]>,
-}
-
-// SAFETY: the library's handles may be used by any thread, one at a time.
-unsafe impl Send for State {}
-
-/// What a primitive depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    a: Side,
-    b: Side,
-    c: Side,
-    add: bool,
-}
-
-/// A matrix without its address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Side {
-    dims: [usize; 2],
-    strides: [usize; 2],
-    dtype: Dtype,
-}
-
-#[derive(Debug)]
-struct Product {
-    primitive: Handle,
-    /// Source, weights as they come, destination.
-    memories: [Handle; 3],
-    /// Rearranges the weights: primitive, its destination, bytes.
-    pack: Option<(Handle, Handle, usize)>,
-}
-
-fn check(status: c_int, what: &str) {
-    assert_eq!(status, 0, "oneDNN: {what} failed with status {status}");
-}
-
-fn made(what: &str, create: impl FnOnce(*mut Handle) -> c_int) -> Handle {
-    let mut handle = null_mut();
-    check(create(&mut handle), what);
-    handle
-}
-
-impl Side {
-    fn of(m: Matrix) -> Self {
-        Side { dims: [m.rows, m.cols], strides: [m.row_stride, m.col_stride], dtype: m.view.dtype() }
+/// The library that was found and can do what it would be used for.
+static FOUND: LazyLock<Result<Option<OneDnn>, String>> = LazyLock::new(|| {
+    let setting = SETTING.as_deref();
+    if setting.is_some_and(|value| value == "off") {
+        return Ok(None);
     }
-
-    fn code(&self) -> c_int {
-        match self.dtype {
-            Dtype::Bf16 => ffi::BF16,
-            _ => ffi::F32,
+    let opened = Library::open(setting)
+        .map_err(|why| format!("{}: {why}; accepted are the path of a libdnnl.so and \"off\"", library::VARIABLE));
+    let library = match opened {
+        Ok(Some(library)) => library,
+        // One that nobody asked for, and that is no good.
+        Err(why) if setting.is_none() => {
+            log::warn!("oneDNN is not used: {why}");
+            return Ok(None);
+        }
+        other => return other.map(|_| None),
+    };
+    let found = OneDnn::new(library);
+    match probe::works(&found) {
+        Ok(implementation) => {
+            log::debug!("{} multiplies bf16 by {implementation}", found.name());
+            Ok(Some(found))
+        }
+        Err(why) => {
+            log::info!("{} is not used on this processor: {why}", found.name());
+            Ok(None)
         }
     }
+});
 
-    fn dims(&self) -> [i64; ffi::MAX_NDIMS] {
-        std::array::from_fn(|i| self.dims.get(i).map_or(0, |&d| d as i64))
-    }
+/// The library, if there is one that can do what it would be used for; looked for once.
+pub fn find() -> Option<&'static OneDnn> {
+    FOUND.as_ref().ok()?.as_ref()
+}
 
-    fn strided(&self) -> dnnl_memory_desc_t {
-        let mut desc = dnnl_memory_desc_t([0; 1024]);
-        let strides: [i64; ffi::MAX_NDIMS] = std::array::from_fn(|i| self.strides.get(i).map_or(0, |&s| s as i64));
-        let status = unsafe {
-            ffi::dnnl_memory_desc_init_by_strides(&mut desc, 2, self.dims().as_ptr(), self.code(), strides.as_ptr())
-        };
-        check(status, "describing a matrix");
-        desc
-    }
+/// What is wrong with the library that the environment names.
+pub fn refused() -> Option<&'static str> {
+    FOUND.as_ref().err().map(String::as_str)
+}
 
-    fn any(&self) -> dnnl_memory_desc_t {
-        let mut desc = dnnl_memory_desc_t([0; 1024]);
-        let status = unsafe {
-            ffi::dnnl_memory_desc_init_by_tag(&mut desc, 2, self.dims().as_ptr(), self.code(), ffi::FORMAT_ANY)
-        };
-        check(status, "describing a matrix");
-        desc
+/// Whether the environment names a library.
+pub fn named() -> bool {
+    SETTING.as_deref().is_some_and(|value| value != "off")
+}
+
+/// The library, ready for products.
+#[derive(Debug)]
+pub struct OneDnn {
+    library: &'static Library,
+    /// None where the library has no such product.
+    products: Mutex<HashMap<Key, Option<Arc<Product>>>>,
+    /// Memory for packed weights that nobody uses.
+    spare: Mutex<Vec<Buffer>>,
+}
+
+/// What a product's plan depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    a: Shape,
+    b: Shape,
+    c: Shape,
+    add: bool,
+    threads: usize,
+}
+
+/// A product in two rounds of steps; those of a round are independent.
+#[derive(Debug)]
+struct Product {
+    /// Rearrange the weights.
+    packs: Vec<Step>,
+    /// Multiply, each for a part of the result.
+    parts: Vec<Step>,
+    /// Bytes of the packed weights.
+    bytes: usize,
+}
+
+/// One operation, and what it works on.
+#[derive(Debug)]
+struct Step {
+    primitive: Primitive,
+    on: Vec<Place>,
+}
+
+/// Where an argument of an operation lies.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    what: c_int,
+    layout: Layout,
+    of: Of,
+    /// Bytes from the start.
+    at: usize,
+}
+
+impl Place {
+    fn new((what, (layout, of, at)): (c_int, (Layout, Of, usize))) -> Self {
+        Place { what, layout, of, at }
     }
+}
+
+/// The memory that a place is in.
+#[derive(Clone, Copy, Debug)]
+enum Of {
+    A,
+    B,
+    C,
+    Packed,
+}
+
+// SAFETY: layouts are never written once they are made, nor destroyed.
+unsafe impl Send for Place {}
+// SAFETY: as above.
+unsafe impl Sync for Place {}
+
+/// A cache line.
+const LINE: usize = 64;
+
+/// Rows of the result that a thread should have, before its columns are shared too.
+const ROWS: usize = 128;
+
+/// Columns in which the weights are packed: a multiple of every block of columns that the library has.
+const COLUMNS: usize = 192;
+
+/// Bytes that start where the library's vectors want them.
+#[derive(Debug, Default)]
+struct Buffer(Vec<[u8; LINE]>);
+
+impl Buffer {
+    /// Memory of at least so many bytes, with whatever it holds.
+    fn of(&mut self, bytes: usize) -> *mut c_void {
+        let lines = bytes.div_ceil(LINE) + 1;
+        if self.0.len() < lines {
+            self.0.resize(lines, [0; LINE]);
+        }
+        let start = self.0.as_mut_ptr().cast::<u8>();
+        // The first boundary of a line, behind which there are `lines - 1` lines.
+        start.wrapping_add(start.align_offset(LINE)).cast()
+    }
+}
+
+/// What a thread needs of its own.
+#[derive(Default)]
+struct Lane {
+    stream: Option<Stream>,
+    scratchpad: Buffer,
+}
+
+thread_local! {
+    static LANE: RefCell<Lane> = RefCell::default();
+}
+
+fn shape(m: Matrix) -> Shape {
+    Shape { dims: [m.rows, m.cols], strides: Some([m.row_stride, m.col_stride]), dtype: m.view.dtype() }
+}
+
+/// `0..n` in at most `parts` ranges, which start at multiples of `step`.
+fn ranges(n: usize, parts: usize, step: usize) -> Vec<Range<usize>> {
+    let share = n.div_ceil(parts.max(1)).next_multiple_of(step);
+    (0..n).step_by(share).map(|start| start..(start + share).min(n)).collect()
 }
 
 impl OneDnn {
-    /// The library for a device of `threads` threads.
-    pub fn new(threads: usize) -> Option<Self> {
-        // SAFETY: a static of the library.
-        let version = unsafe { &*ffi::dnnl_version() };
-        if version.major != 2 {
-            let ffi::dnnl_version_t { major, minor, patch } = version;
-            log::warn!("oneDNN {major}.{minor}.{patch} is not version 2: its matrix products are not used");
-            return None;
-        }
-        let engine = made("an engine", |e| unsafe { ffi::dnnl_engine_create(e, ffi::CPU, 0) });
-        let stream = made("a stream", |s| unsafe { ffi::dnnl_stream_create(s, engine, ffi::STREAM_IN_ORDER) });
-        let state = State { engine, stream, products: HashMap::new(), packed: Vec::new() };
-        Some(OneDnn { threads: threads as c_int, state: Mutex::new(state) })
+    fn new(library: Library) -> Self {
+        OneDnn { library: Box::leak(Box::new(library)), products: Mutex::default(), spare: Mutex::default() }
     }
 
-    /// `c (+)= a·b` of bf16 matrices; c is bf16 or f32.
-    pub fn bf16(&self, a: Matrix, b: Matrix, c: Matrix, add: bool) {
-        let key = Key { a: Side::of(a), b: Side::of(b), c: Side::of(c), add };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        unsafe { ffi::omp_set_num_threads(self.threads) };
-        let State { engine, stream, products, packed } = &mut *state;
-        let product = products.entry(key).or_insert_with(|| Product::new(*engine, &key));
-        for (memory, matrix) in product.memories.iter().zip([a, b, c]) {
-            let data = matrix.view.address() as *mut c_void;
-            check(unsafe { ffi::dnnl_memory_set_data_handle(*memory, data) }, "placing a matrix");
-        }
-        let [src, weights, dst] = product.memories;
-        let arg = |arg, memory| dnnl_exec_arg_t { arg, memory };
-        let mut best = weights;
-        if let Some((pack, target, bytes)) = product.pack {
-            if packed.len() * 64 < bytes {
-                packed.resize(bytes.div_ceil(64), [0; 64]);
-            }
-            let data = packed.as_mut_ptr().cast();
-            check(unsafe { ffi::dnnl_memory_set_data_handle(target, data) }, "placing packed weights");
-            let args = [arg(ffi::ARG_SRC, weights), arg(ffi::ARG_DST, target)];
-            check(unsafe { ffi::dnnl_primitive_execute(pack, *stream, 2, args.as_ptr()) }, "packing weights");
-            best = target;
-        }
-        let args = [arg(ffi::ARG_SRC, src), arg(ffi::ARG_WEIGHTS, best), arg(ffi::ARG_DST, dst)];
-        unsafe {
-            check(ffi::dnnl_primitive_execute(product.primitive, *stream, 3, args.as_ptr()), "a product");
-            check(ffi::dnnl_stream_wait(*stream), "a product");
-        }
+    /// The library's name and version.
+    pub fn name(&self) -> String {
+        format!("oneDNN {}", self.library.version())
     }
-}
 
-impl Product {
-    fn new(engine: Handle, key: &Key) -> Self {
-        let attr = made("attributes", |a| unsafe { ffi::dnnl_primitive_attr_create(a) });
-        if key.add {
-            unsafe {
-                let ops = made("post-ops", |o| ffi::dnnl_post_ops_create(o));
-                check(ffi::dnnl_post_ops_append_sum(ops, 1.0), "asking for a sum");
-                check(ffi::dnnl_primitive_attr_set_post_ops(attr, ops), "asking for a sum");
-                ffi::dnnl_post_ops_destroy(ops);
-            }
-        }
-        let plain = [key.a.strided(), key.b.strided(), key.c.strided()];
-        let mut op = dnnl_matmul_desc_t([0; 4096]);
-        let status = unsafe { ffi::dnnl_matmul_desc_init(&mut op, &plain[0], &key.b.any(), null(), &plain[2]) };
-        check(status, "describing a product");
-        let desc = made("a product", |d| unsafe { ffi::dnnl_primitive_desc_create(d, &op, attr, engine, null_mut()) });
-        let primitive = made("a product", |p| unsafe { ffi::dnnl_primitive_create(p, desc) });
-        let memory = |desc: *const dnnl_memory_desc_t| {
-            made("a matrix", |m| unsafe { ffi::dnnl_memory_create(m, desc, engine, null_mut()) })
-        };
-        let pack = unsafe {
-            let best = ffi::dnnl_primitive_desc_query_md(desc, ffi::QUERY_WEIGHTS, 0);
-            (ffi::dnnl_memory_desc_equal(best, &plain[1]) == 0).then(|| {
-                let reorder = made("a packing", |d| {
-                    ffi::dnnl_reorder_primitive_desc_create(d, &plain[1], engine, best, engine, null_mut())
+    /// The file that it was loaded from.
+    pub fn path(&self) -> &str {
+        self.library.path()
+    }
+
+    /// `c (+)= a·b` of bf16 matrices; c is bf16 or f32. False, with nothing done, if the library cannot.
+    pub fn product(&self, pool: &Pool, a: Matrix, b: Matrix, c: Matrix, add: bool) -> bool {
+        let key = Key { a: shape(a), b: shape(b), c: shape(c), add, threads: pool.threads() };
+        let Some(product) = self.plan(key) else { return false };
+        let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packed = spare().pop().unwrap_or_default();
+        let packed_at = packed.of(product.bytes) as usize;
+        let run = |steps: &[Step]| {
+            pool.each(steps.len(), |i| {
+                let starts = |of: Of| match of {
+                    Of::A => a.view.address(),
+                    Of::B => b.view.address(),
+                    Of::C => c.view.address(),
+                    Of::Packed => packed_at,
+                };
+                LANE.with_borrow_mut(|lane| self.step(lane, &steps[i], starts)).unwrap_or_else(|status| {
+                    // The plan is there: what is missing can only be memory.
+                    panic!("{} failed in a product with {status}", self.name())
                 });
-                let pack = made("a packing", |p| ffi::dnnl_primitive_create(p, reorder));
-                let made = (pack, memory(best), ffi::dnnl_memory_desc_get_size(best));
-                ffi::dnnl_primitive_desc_destroy(reorder);
-                made
-            })
+            });
         };
-        unsafe {
-            ffi::dnnl_primitive_desc_destroy(desc);
-            ffi::dnnl_primitive_attr_destroy(attr);
-        }
-        Product { primitive, memories: plain.each_ref().map(|desc| memory(desc)), pack }
+        run(&product.packs);
+        run(&product.parts);
+        spare().push(packed);
+        true
     }
-}
 
-impl Drop for State {
-    fn drop(&mut self) {
-        unsafe {
-            for product in self.products.values() {
-                ffi::dnnl_primitive_destroy(product.primitive);
-                product.memories.iter().for_each(|m| {
-                    ffi::dnnl_memory_destroy(*m);
-                });
-                if let Some((pack, memory, _)) = product.pack {
-                    ffi::dnnl_primitive_destroy(pack);
-                    ffi::dnnl_memory_destroy(memory);
-                }
+    /// A step, in the calling thread alone.
+    fn step(&self, lane: &mut Lane, step: &Step, start: impl Fn(Of) -> usize) -> Result<(), Status> {
+        self.library.alone();
+        let Lane { stream, scratchpad } = lane;
+        let stream = match stream {
+            Some(stream) => stream,
+            None => stream.insert(self.library.stream()?),
+        };
+        let layout = step.primitive.scratchpad;
+        let pad = (ffi::SCRATCHPAD, layout, scratchpad.of(self.library.bytes(layout)));
+        let places = step.on.iter().map(|p| (p.what, p.layout, (start(p.of) + p.at) as *mut c_void));
+        let all: Vec<_> = places.chain([pad]).collect();
+        // SAFETY: matrices cover their elements (see `Matrix`), buffers are as long as their layouts, and the steps of a round
+        // write to different places.
+        unsafe { stream.execute(&step.primitive, &all) }
+    }
+
+    /// The plan of a product, made when it is first asked for.
+    fn plan(&self, key: Key) -> Option<Arc<Product>> {
+        let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = products.entry(key).or_insert_with(|| {
+            self.library.alone();
+            let made = self.make(&key).inspect_err(|status| log::debug!("{} has no {key:?}: {status}", self.name()));
+            made.ok().map(Arc::new)
+        });
+        made.clone()
+    }
+
+    /// The result is shared by rows, and where there are few of them also by columns.
+    fn make(&self, key: &Key) -> Result<Product, Status> {
+        let library = self.library;
+        let [m, n] = key.c.dims;
+        let rows = ranges(m, key.threads.min(m.div_ceil(ROWS)), LINE);
+        let panels = ranges(n, key.threads.div_ceil(rows.len().max(1)), LINE);
+        let mut product = Product { packs: Vec::new(), parts: Vec::new(), bytes: 0 };
+        for columns in &panels {
+            let b = key.b.part(0..key.b.dims[0], columns.clone());
+            let (plain, any) = (library.layout(&b)?, library.layout(&Shape { strides: None, ..b })?);
+            let [b_at, packed_at] = [key.b.at(0, columns.start), product.bytes];
+            let mut best = None;
+            for rows in &rows {
+                let a = library.layout(&key.a.part(rows.clone(), 0..key.a.dims[1]))?;
+                let c = library.layout(&key.c.part(rows.clone(), columns.clone()))?;
+                let (primitive, wanted) = library.product(a, best.unwrap_or(any), c, key.add)?;
+                // The first rows decide about the weights' layout, the others follow.
+                let weights = match *best.get_or_insert(wanted) {
+                    best if library.same(best, plain) => (plain, Of::B, b_at),
+                    best => (best, Of::Packed, packed_at),
+                };
+                let (a_at, c_at) = (key.a.at(rows.start, 0), key.c.at(rows.start, columns.start));
+                let on = [(ffi::SRC, (a, Of::A, a_at)), (ffi::WEIGHTS, weights), (ffi::DST, (c, Of::C, c_at))];
+                product.parts.push(Step { primitive, on: on.map(Place::new).to_vec() });
             }
-            ffi::dnnl_stream_destroy(self.stream);
-            ffi::dnnl_engine_destroy(self.engine);
+            if let Some(best) = best.filter(|best| !library.same(*best, plain)) {
+                product.packs.extend(self.packs(&b, b_at, best, packed_at, key.threads.div_ceil(panels.len()))?);
+                product.bytes += library.bytes(best).next_multiple_of(LINE);
+            }
         }
+        Ok(product)
+    }
+
+    /// Steps that bring weights into a layout: in parts of their columns, for the threads to share, if the library can do that.
+    fn packs(&self, b: &Shape, b_at: usize, to: Layout, at: usize, parts: usize) -> Result<Vec<Step>, Status> {
+        let library = self.library;
+        let step = |columns: &Range<usize>, to: Layout| {
+            let from = library.layout(&b.part(0..b.dims[0], columns.clone()))?;
+            let primitive = library.reorder(from, to)?;
+            let on = [(ffi::SRC, (from, Of::B, b_at + b.at(0, columns.start))), (ffi::DST, (to, Of::Packed, at))];
+            Ok(Step { primitive, on: on.map(Place::new).to_vec() })
+        };
+        let shares = ranges(b.dims[1], parts, COLUMNS);
+        if shares.len() > 1 {
+            let part = |columns| step(columns, library.columns(to, b.dims[0], columns)?);
+            let steps: Result<Vec<_>, Status> = shares.iter().map(part).collect();
+            if let Ok(steps) = steps {
+                return Ok(steps);
+            }
+        }
+        Ok(vec![step(&(0..b.dims[1]), to)?])
     }
 }
