@@ -98,7 +98,7 @@ impl<'a> Run<'a> {
             deck: deck.to_toml(),
             system: deck.system.name().to_string(),
             groups: groups.sizes(),
-            library: None,
+            library: device.library(),
         };
         let output =
             (rank == 0 && !options.dry_run).then(|| open(&folder, &deck, &info, lock, options, &state, differs));
