@@ -36,6 +36,7 @@
 //! - `train`: the training loop
 //! - `generate`: text from a checkpoint
 //! - `bench`: measures this machine for the simulator
+//! - `doctor`: what this machine and this launch offer
 //! - `cli`: what was typed
 #![deny(missing_docs)]
 
@@ -46,6 +47,7 @@ pub mod cluster;
 pub mod data;
 pub mod deck;
 pub mod device;
+pub mod doctor;
 pub mod engine;
 pub mod exit;
 pub mod experiment;

@@ -24,6 +24,7 @@ const ROOMS: &[&str] = &[
     "train",
     "generate",
     "bench",
+    "doctor",
     "cli",
 ];
 

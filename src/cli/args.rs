@@ -27,6 +27,9 @@ pub(super) enum Command {
     Plan(PlanArgs),
     /// Measure this machine for the simulator; start it with mpirun for several ranks
     Bench(BenchArgs),
+    /// Examine this machine and this launch: MPI, cores, memory, libraries, GPUs, Slurm, folders; also under mpirun or srun
+    #[command(after_help = VERDICTS)]
+    Doctor(DoctorArgs),
     /// Measure or simulate what is missing of a matrix of runs, described in a file of inputs/experiments/
     Experiment(ExperimentArgs),
     /// Compare runs, or turn the results of experiments into tables and figures
@@ -194,6 +197,23 @@ pub(super) struct BenchArgs {
     pub device: DeviceKind,
 }
 
+/// What the words of `doctor` mean.
+const VERDICTS: &str = "Verdicts: fine; missing, training goes on without it; attention, training works but worse than it could; \
+                        broken, training cannot work. The exit code is 2 if something is broken, else 0.";
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    pub json: bool,
+    /// Seconds that MPI may take to start
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
+    pub wait: f64,
+    /// Start MPI, print what it says, and nothing else
+    #[arg(long, hide = true)]
+    pub probe: bool,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
     /// A run folder, or a checkpoint
@@ -251,6 +271,11 @@ fn place(word: &str) -> Result<Place, String> {
         "allocation" => Ok(Place::Allocation),
         _ => Err("accepted: machine, virtual-cluster, allocation".into()),
     }
+}
+
+fn seconds(word: &str) -> Result<f64, String> {
+    let accepted = |seconds: &f64| *seconds > 0.0 && *seconds <= 86_400.0;
+    word.parse().ok().filter(accepted).ok_or("accepted: a number above 0, at most 86400".into())
 }
 
 fn width(word: &str) -> Result<Width, String> {

@@ -1,10 +1,11 @@
 //! The command line: what was typed, and which room does it.
 //!
-//! Only `train` and `bench` ever start MPI.
+//! Only `train`, `bench` and `doctor` ever start MPI.
 
 mod args;
 mod bench;
 mod convert;
+mod doctor;
 mod experiment;
 mod generate;
 mod launch;
@@ -29,6 +30,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Train(args) => train::run(&args),
         Command::Experiment(args) => experiment::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Report(args) => report::run(&args),

@@ -28,7 +28,7 @@ impl Key {
     /// Where its ids are kept.
     fn path(&self, kind: TokenType) -> PathBuf {
         let name: String = self.0.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        folder().join(format!("{name}.{}", if kind == TokenType::U16 { "u16" } else { "u32" }))
+        cache_folder().join(format!("{name}.{}", if kind == TokenType::U16 { "u16" } else { "u32" }))
     }
 
     /// The bytes that stand behind ids of this number and checksum.
@@ -55,7 +55,7 @@ pub(super) fn open(
             _ => log::info!("{}: this file of the cache is damaged, and made again", path.display()),
         }
     }
-    let folder = folder();
+    let folder = cache_folder();
     fs::create_dir_all(&folder).map_err(|reason| DataError::File { path: folder, reason })?;
     log::info!("tokenising {} into {}", text.display(), path.display());
     let mut writer = TokenWriter::create(&path, kind)?;
@@ -73,7 +73,7 @@ fn sealed(key: &Key, tokens: &Tokens) -> bool {
 }
 
 /// `$TAWPIPE_CACHE`, else `tawpipe` in the user's cache folder, else in the folder for temporary files.
-fn folder() -> PathBuf {
+pub fn cache_folder() -> PathBuf {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("TAWPIPE_CACHE")
         .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("tawpipe")))

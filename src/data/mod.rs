@@ -15,6 +15,7 @@ mod tokenizer;
 mod tokens;
 mod windows;
 
+pub use cache::cache_folder;
 pub use dataset::Dataset;
 pub use error::DataError;
 pub use permute::permute;

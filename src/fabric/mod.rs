@@ -17,7 +17,10 @@ mod wire;
 
 pub use control::{Control, Solo};
 pub use error::FabricError;
-pub use process::{abort, launched_ranks, refuse_singletons, sleep_precisely, warn_about_cores};
+pub use process::{
+    MpiLibrary, abort, host_name, is_launched, launched_ranks, leave, mpi_library, refuse_singletons, sleep_precisely,
+    warn_about_cores,
+};
 #[cfg(feature = "cuda")]
 pub use staged::Staged;
 pub use traffic::Sent;

@@ -1,5 +1,7 @@
 //! What the launcher and the operating system have given this process.
 
+use serde::{Deserialize, Serialize};
+
 use super::FabricError;
 
 /// Variables in which launchers tell how many ranks they started, those of the innermost launcher first.
@@ -46,6 +48,36 @@ pub fn refuse_unmanaged(variable: impl Fn(&str) -> Option<String>) -> Result<(),
     }
 }
 
+/// Whether a launcher has started this process as a rank. A batch script of Slurm is none.
+pub fn is_launched(variable: impl Fn(&str) -> Option<String>) -> bool {
+    MANAGERS.iter().chain(["SLURM_STEP_NUM_TASKS"].iter()).any(|name| variable(name).is_some())
+}
+
+/// What the MPI library says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MpiLibrary {
+    /// Name and version.
+    pub name: String,
+    /// Version of the standard.
+    pub standard: String,
+    /// The thread level that it has granted.
+    pub threads: String,
+}
+
+/// The MPI library, while MPI runs; `None` otherwise, and in a program without MPI.
+pub fn mpi_library() -> Option<MpiLibrary> {
+    #[cfg(feature = "mpi")]
+    return super::mpi::library();
+    #[cfg(not(feature = "mpi"))]
+    None
+}
+
+/// This machine's name.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().into()
+}
+
 /// Ends the job on all ranks with this exit code; without MPI, this process. Any thread may call it.
 pub fn abort(code: i32) -> ! {
     use std::io::Write;
@@ -55,17 +87,19 @@ pub fn abort(code: i32) -> ! {
     std::process::exit(code);
 }
 
+/// Ends this process at once, while another thread hangs inside the MPI library: what the library would do at the exit could
+/// hang as well.
+pub fn leave(code: i32) -> ! {
+    use std::io::Write;
+    let _ = std::io::stdout().flush();
+    // SAFETY: ends the process and never returns.
+    unsafe { libc::_exit(code) }
+}
+
 /// Logs a warning if the process may use fewer cores than its threads need: `threads` for compute, and one that
 /// communicates.
 pub fn warn_about_cores(threads: usize) {
-    // SAFETY: a zeroed set is a valid argument; the call only writes to it, and CPU_COUNT only reads it.
-    let cores = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) != 0 {
-            return;
-        }
-        libc::CPU_COUNT(&set) as usize
-    };
+    let cores = crate::device::allowed_cores().len();
     if cores < threads + 1 {
         log::warn!(
             "this rank may use {cores} core(s) but has {threads} compute thread(s) and one that communicates; give it \

@@ -36,7 +36,8 @@ impl Progress {
         if !stderr().is_terminal() {
             return Self::lines(total, Box::new(stderr()), INTERVAL);
         }
-        let style = "{wide_bar} {pos}/{len} {msg}";
+        // The message is cut where the terminal ends.
+        let style = "{pos}/{len} {bar:12} {wide_msg}";
         let bar = ProgressBar::new(total).with_style(ProgressStyle::with_template(style).expect("a constant"));
         bar.set_position(done);
         Self::to(Output::Bar(bar), total, INTERVAL)
@@ -62,7 +63,7 @@ impl Progress {
             steps => (now - first).div_f64(steps as f64),
         };
         let left = left.mul_f64(self.total.saturating_sub(record.step) as f64);
-        let text = format!("loss {:.4}  {} tokens/s  {} left", record.loss, count(record.tokens_per_s), time(left));
+        let text = text(record, left);
         match &mut self.output {
             Output::Bar(bar) => {
                 bar.set_message(text);
@@ -107,6 +108,29 @@ impl Progress {
     }
 }
 
+/// What a step has given, and the time that is left: together with the step's number at most 100 columns.
+fn text(record: &Record, left: Duration) -> String {
+    let mfu = if record.mfu.is_finite() { format!("  MFU {:.1}%", 100.0 * record.mfu) } else { String::new() };
+    format!(
+        "loss {:.4}  lr {:.1e}  norm {}  {} tokens/s{mfu}  {} left",
+        record.loss,
+        record.lr,
+        norm(record.grad_norm),
+        count(record.tokens_per_s),
+        time(left)
+    )
+}
+
+/// At most six columns: 0.123, 12.34, 1.2e6.
+fn norm(x: f64) -> String {
+    match x {
+        x if x < 10.0 => format!("{x:.3}"),
+        x if x < 100.0 => format!("{x:.2}"),
+        x if x < 10_000.0 => format!("{x:.0}"),
+        x => format!("{x:.1e}"),
+    }
+}
+
 /// Three significant digits: 987, 12.3k, 4.56M.
 fn count(x: f64) -> String {
     match x {
@@ -131,6 +155,26 @@ fn time(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every number of a step is there, and a long run's line still fits into 100 columns. An unknown utilisation is left out.
+    #[test]
+    fn a_line_of_progress() {
+        let record = Record {
+            step: 100_000,
+            loss: 10.123_45,
+            lr: 3e-4,
+            grad_norm: 12.345,
+            tokens_per_s: 12_345.0,
+            mfu: 0.4514,
+            ..Record::default()
+        };
+        let line = text(&record, Duration::from_secs(86_000));
+        assert_eq!(line, "loss 10.1235  lr 3.0e-4  norm 12.35  12.3k tokens/s  MFU 45.1%  23 h 53 min left");
+        assert!("step 100000/100000  ".len() + line.len() <= 100, "{line}");
+        let unknown = text(&Record { mfu: f64::NAN, ..record }, Duration::ZERO);
+        assert!(!unknown.contains("MFU"), "{unknown}");
+        assert_eq!([0.1234, 9.8765, 123.4, 1.25e6, f64::NAN].map(norm), ["0.123", "9.877", "123", "1.2e6", "NaN"]);
+    }
 
     /// Numbers are short and times readable.
     #[test]

@@ -6,6 +6,7 @@
 //! process writes, `stop` what ends a run early. Everything that all ranks must agree on before they go on goes through `agree`.
 
 mod agree;
+mod banner;
 mod changes;
 mod costs;
 mod device;

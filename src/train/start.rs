@@ -23,7 +23,7 @@ use super::kept::Kept;
 use super::lock::Lock;
 use super::run::{Output, Run};
 use super::{
-    Agreed, MakeWire, RunState, Session, TrainOptions, agree, changes, costs, device, folder, messages, meter,
+    Agreed, MakeWire, RunState, Session, TrainOptions, agree, banner, changes, costs, device, folder, messages, meter,
     patience, products,
 };
 
@@ -104,16 +104,7 @@ impl<'a> Run<'a> {
             (rank == 0 && !options.dry_run).then(|| open(&folder, &deck, &info, lock, options, &state, differs));
         let output = agree(control, bad, output.transpose())?;
         if rank == 0 {
-            let shape = &session.schedule.job.shape;
-            log::info!(
-                "{}: {} parameters, {} on {ranks} rank(s) in groups of {:?}, {} tokens a step, into {}",
-                deck.name(),
-                shape.params(),
-                deck.system.name(),
-                groups.sizes(),
-                session.schedule.job.batch.tokens(),
-                folder.display(),
-            );
+            banner::say(&deck, &session.schedule.job, found, &device, threads, &folder);
         }
         let guard = Guard::new(&deck.run);
         let resumed = resumes.then_some(state.step);

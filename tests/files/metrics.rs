@@ -163,15 +163,16 @@ fn progress_is_readable_without_a_terminal() {
     let out = Shared(Arc::default());
     let mut progress = Progress::lines(1000, Box::new(out.clone()), Duration::from_secs(3600));
     for step in 1..=1000 {
-        progress.step(&Record { step, loss: 2.5, tokens_per_s: 12_345.0, step_s: 0.1, ..Record::default() });
+        let (loss, lr, grad_norm, tokens_per_s, mfu) = (2.5, 3e-4, 1.25, 12_345.0, 0.4);
+        progress.step(&Record { step, loss, lr, grad_norm, tokens_per_s, mfu, step_s: 0.1, ..Record::default() });
     }
     progress.validation(&Validation { step: 1000, valid_loss: 1.5, bits_per_byte: 2.164, valid_s: 1.0 });
     progress.finish();
     let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
     assert_eq!(
         text,
-        "step    1/1000  loss 2.5000  12.3k tokens/s  1 min 40 s left\n\
-         step 1000/1000  loss 2.5000  12.3k tokens/s  0 s left\n\
+        "step    1/1000  loss 2.5000  lr 3.0e-4  norm 1.250  12.3k tokens/s  MFU 40.0%  1 min 40 s left\n\
+         step 1000/1000  loss 2.5000  lr 3.0e-4  norm 1.250  12.3k tokens/s  MFU 40.0%  0 s left\n\
          step 1000  validation loss 1.5000  2.1640 bits per byte\n"
     );
 }

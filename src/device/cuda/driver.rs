@@ -75,6 +75,53 @@ pub fn visible() -> Result<usize, DeviceError> {
     Ok(count as usize)
 }
 
+/// What the driver says of GPU number `ordinal` of those visible; it makes no context there.
+///
+/// # Errors
+/// If there is no driver or no such GPU.
+pub fn properties(ordinal: usize) -> Result<Properties, DeviceError> {
+    let visible = visible()?;
+    if ordinal >= visible {
+        return Err(DeviceError::Absent { ordinal, visible });
+    }
+    device(ordinal).map(|(_, properties)| properties)
+}
+
+/// A visible GPU, and what the driver says of it.
+fn device(ordinal: usize) -> Result<(sys::CUdevice, Properties), DeviceError> {
+    // SAFETY: every call gets valid places for its results; the device number is in range.
+    unsafe {
+        let mut device = 0;
+        cuda!(cuDeviceGet(&mut device, ordinal as c_int))?;
+        let number = |attribute: Attribute| {
+            let mut value = 0;
+            cuda!(cuDeviceGetAttribute(&mut value, attribute, device)).map(|()| value as u32)
+        };
+        let mut name = [0 as c_char; 256];
+        cuda!(cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int - 1, device))?;
+        let mut memory = 0;
+        cuda!(cuDeviceTotalMem_v2(&mut memory, device))?;
+        let mut uuid = sys::CUuuid { bytes: [0; 16] };
+        cuda!(cuDeviceGetUuid_v2(&mut uuid, device))?;
+        let mut version = 0;
+        cuda!(cuDriverGetVersion(&mut version))?;
+        let properties = Properties {
+            ordinal,
+            name: CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned(),
+            capability: (
+                number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            ),
+            multiprocessors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
+            shared: number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize,
+            memory,
+            uuid: uuid.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect(),
+            driver: (version as u32 / 1000, version as u32 % 1000 / 10),
+        };
+        Ok((device, properties))
+    }
+}
+
 /// A GPU, as this process uses it: its primary context, which NCCL and cuBLASLt use as well.
 #[derive(Debug)]
 pub struct Context {
@@ -103,35 +150,9 @@ impl Context {
         if ordinal >= visible {
             return Err(DeviceError::Absent { ordinal, visible });
         }
-        // SAFETY: every call gets valid places for its results; the device number is in range.
+        let (device, properties) = device(ordinal)?;
+        // SAFETY: a device of the driver, and a place for its context.
         unsafe {
-            let mut device = 0;
-            cuda!(cuDeviceGet(&mut device, ordinal as c_int))?;
-            let number = |attribute: Attribute| {
-                let mut value = 0;
-                cuda!(cuDeviceGetAttribute(&mut value, attribute, device)).map(|()| value as u32)
-            };
-            let mut name = [0 as c_char; 256];
-            cuda!(cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int - 1, device))?;
-            let mut memory = 0;
-            cuda!(cuDeviceTotalMem_v2(&mut memory, device))?;
-            let mut uuid = sys::CUuuid { bytes: [0; 16] };
-            cuda!(cuDeviceGetUuid_v2(&mut uuid, device))?;
-            let mut version = 0;
-            cuda!(cuDriverGetVersion(&mut version))?;
-            let properties = Properties {
-                ordinal,
-                name: CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned(),
-                capability: (
-                    number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-                    number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-                ),
-                multiprocessors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
-                shared: number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize,
-                memory,
-                uuid: uuid.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect(),
-                driver: (version as u32 / 1000, version as u32 % 1000 / 10),
-            };
             let mut raw = std::ptr::null_mut();
             cuda!(cuDevicePrimaryCtxRetain(&mut raw, device))?;
             let context = Arc::new(Context { raw, device, properties });

@@ -20,11 +20,12 @@ use std::cell::RefCell;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
-pub use driver::{Allocation, Context, Pinned, Properties, visible};
+pub use driver::{Allocation, Context, Pinned, Properties, properties, visible};
 pub use feed::Feeder;
 pub use kernels::Gpu;
 pub use launch::{Arg, Launch, Launcher};
-pub use modules::names;
+pub use library::products as products_present;
+pub use modules::{names, place as kernels_place};
 pub use nvtx::Nvtx;
 pub use stream::{Event, Priority, Stream};
 

@@ -106,6 +106,14 @@ fn find() -> Result<(Vec<Fatbin>, String), DeviceError> {
     )))
 }
 
+/// Where the kernels are, in words; none is loaded.
+///
+/// # Errors
+/// If there are none.
+pub fn place() -> Result<String, DeviceError> {
+    find().map(|(_, place)| place)
+}
+
 /// A loaded module.
 #[derive(Debug)]
 struct Module {

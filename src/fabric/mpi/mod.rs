@@ -5,9 +5,11 @@
 //! while a plan runs only the communication thread calls it, outside only the main thread.
 
 mod control;
+mod library;
 mod wire;
 mod world;
 
+pub(super) use library::library;
 pub use wire::MpiWire;
 pub use world::World;
 pub(super) use world::abort;
