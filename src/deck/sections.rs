@@ -125,6 +125,8 @@ section! {
         validate_every: u64 = 0,
         /// Step (from 1) whose measured timeline is drawn as `trace.svg` in the run folder, and written as `trace.json` for ui.perfetto.dev.
         trace: Option<u64> = None,
+        /// Write the run's numbers also as an event file for TensorBoard: `tensorboard --logdir RUN`.
+        tensorboard: bool = false,
         /// Stop with a checkpoint (exit code 4) after this time.
         wall_time: Option<Seconds> = None,
         /// What happens at a step whose loss or gradient norm is not finite; its update is never applied. `stop` ends the run

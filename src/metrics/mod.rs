@@ -4,6 +4,7 @@
 //! it. Rank 0 alone writes.
 
 mod error;
+mod events;
 mod inspect;
 mod journal;
 mod part;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::events::Events;
 use super::{History, Journal, MetricsError, Part, Record, RunInfo, Validation, series};
 
 /// Largest part of the run time that goes into rewriting the series.
@@ -14,6 +15,8 @@ pub struct Metrics {
     journal: Journal,
     history: History,
     series: PathBuf,
+    /// For TensorBoard, if that is asked for.
+    events: Option<Events>,
     started: Instant,
     /// Time spent on the series so far, and on its last rewrite.
     spent: Duration,
@@ -54,11 +57,19 @@ impl Metrics {
             journal,
             history,
             series: folder.join("metrics.h5"),
+            events: None,
             started: Instant::now(),
             spent: Duration::ZERO,
             // A first guess, so that the first rewrite is not before half a second.
             last: Duration::from_millis(2),
         }
+    }
+
+    /// The same, which also writes a new event file for TensorBoard; earlier ones count up to `step` only.
+    pub fn tensorboard(mut self, step: u64) -> Result<Self, MetricsError> {
+        let folder = self.series.parent().unwrap_or(Path::new("."));
+        self.events = Some(Events::start(folder, step)?);
+        Ok(self)
     }
 
     /// Everything reported so far, of earlier parts of the run too.
@@ -69,6 +80,9 @@ impl Metrics {
     /// Reports a training step.
     pub fn step(&mut self, record: Record) -> Result<(), MetricsError> {
         self.journal.append(&record)?;
+        if let Some(events) = &mut self.events {
+            events.step(&record)?;
+        }
         self.history.steps.push(record);
         self.rewrite_if_cheap()
     }
@@ -76,6 +90,9 @@ impl Metrics {
     /// Reports a validation.
     pub fn validation(&mut self, validation: Validation) -> Result<(), MetricsError> {
         self.journal.append(&validation)?;
+        if let Some(events) = &mut self.events {
+            events.validation(&validation)?;
+        }
         self.history.validations.push(validation);
         self.rewrite_if_cheap()
     }

@@ -253,7 +253,7 @@ fn open(
             false => Metrics::create(folder, info.clone())?,
         };
         folder::describe(folder, deck, &metrics.history().parts)?;
-        metrics
+        if deck.run.tensorboard { metrics.tensorboard(state.step)? } else { metrics }
     };
     let kept = Kept::new(folder::checkpoints(folder), deck.run.keep, state.step, differs);
     Ok(Output { metrics, progress: Progress::new(deck.run.steps, state.step), kept, lock })
