@@ -20,7 +20,7 @@ MPIRUN ?= mpirun
 export TAWPIPE_PYTHON := $(or $(TAWPIPE_PYTHON),$(shell for p in python3 /usr/bin/python3; do $$p -c 'import h5py' 2>/dev/null && echo $$p && break; done))
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build run test test-mpich fresh lint bench experiment docs clean kernels kernels-emu gpu-bundle gpu-check
+.PHONY: help deps build install uninstall run test test-mpich fresh lint bench experiment docs clean kernels kernels-emu gpu-bundle gpu-check
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,22 @@ KERNELS   := $(abspath $(TARGET_DIR))/kernels/fatbins
 .PHONY: $(TAWPIPE)
 $(TAWPIPE): $(if $(NVCC_HERE),kernels)
 	$(if $(NVCC_HERE)$(wildcard $(KERNELS)/*.fatbin),TAWPIPE_KERNELS=$(KERNELS) )cargo build --release
+
+# What is built is installed as it is, so that root needs no cargo. DESTDIR stages the files for a package.
+PREFIX  ?= /usr/local
+PARTS   := $(DESTDIR)$(PREFIX)
+INSTALL ?= install
+
+install: $(if $(wildcard $(TAWPIPE)),,build) ## Install program, kernels, man pages and completions; PREFIX=/usr/local DESTDIR=
+	$(INSTALL) -D -m 755 $(TAWPIPE) $(PARTS)/bin/tawpipe
+	$(TAWPIPE) __manual $(PARTS)/share
+	@for kernel in $(wildcard $(KERNELS)/*.fatbin); do $(INSTALL) -D -m 644 -t $(PARTS)/lib/tawpipe/kernels $$kernel; done
+
+uninstall: ## Remove what `make install` has installed; the same PREFIX and DESTDIR
+	rm -f $(PARTS)/bin/tawpipe $(PARTS)/share/man/man1/tawpipe.1 $(PARTS)/share/man/man1/tawpipe-*.1 \
+	    $(PARTS)/share/bash-completion/completions/tawpipe $(PARTS)/share/zsh/site-functions/_tawpipe \
+	    $(PARTS)/share/fish/vendor_completions.d/tawpipe.fish
+	rm -rf $(PARTS)/lib/tawpipe
 
 run: build ## Train a small LLaMA on 4 ranks as 2 nodes of 2; DATA=/any/text/file for your own text
 	$(if $(DATA),,@scripts/text.sh)

@@ -47,6 +47,12 @@ pub(super) enum Command {
     Import(ImportArgs),
     /// Write the token ids of a text to a file
     Tokenize(TokenizeArgs),
+    /// Write man pages and completions below a folder, for `make install`
+    #[command(name = "__manual", hide = true)]
+    Manual {
+        /// The folder `share` of an installation
+        share: PathBuf,
+    },
 }
 
 /// A deck and changes to it.

@@ -9,6 +9,7 @@ mod doctor;
 mod experiment;
 mod generate;
 mod launch;
+mod manual;
 mod plan;
 mod report;
 mod tokenize;
@@ -31,6 +32,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Experiment(args) => experiment::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Manual { share } => manual::run(&share),
         Command::Plan(args) => plan::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Report(args) => report::run(&args),
