@@ -18,7 +18,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let (wait, as_json) = (Duration::from_secs_f64(args.wait), args.json);
-    if !is_launched(|name| std::env::var(name).ok()) {
+    if !is_launched() {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["doctor", "--probe"]);
         let command = cfg!(feature = "mpi").then_some(&mut command);

@@ -1,5 +1,6 @@
 //! What the operating system says about this process and this machine.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -31,6 +32,14 @@ pub fn allowed_cores() -> Vec<usize> {
     }
 }
 
+/// How many cores several processes of one machine may use together. For each: the cores that it is bound to, and the threads
+/// that may run at once (fewer where a control group, which they share, holds them back).
+pub fn cores_together<'a>(processes: impl Iterator<Item = (&'a [usize], usize)> + Clone) -> usize {
+    let bound: BTreeSet<usize> = processes.clone().flat_map(|(cores, _)| cores.iter().copied()).collect();
+    let held = processes.filter(|(cores, threads)| *threads < cores.len()).map(|(_, threads)| threads);
+    held.min().unwrap_or(bound.len()).min(bound.len())
+}
+
 /// Cores of this machine, whoever may use them.
 pub fn online_cores() -> usize {
     // SAFETY: only returns a number.
@@ -44,5 +53,19 @@ pub fn free_bytes(folder: &Path) -> Option<u64> {
     unsafe {
         let mut found: libc::statvfs = std::mem::zeroed();
         (libc::statvfs(path.as_ptr(), &mut found) == 0).then(|| found.f_bavail as u64 * found.f_frsize as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Processes share the cores that they are bound to, and a limit on what runs at once.
+    #[test]
+    fn cores_are_shared() {
+        let together = |processes: &[(&[usize], usize)]| cores_together(processes.iter().copied());
+        assert_eq!(together(&[(&[0, 1], 2), (&[0, 1], 2)]), 2);
+        assert_eq!(together(&[(&[0], 1), (&[1, 2], 2)]), 3);
+        assert_eq!(together(&[(&[0, 1, 2, 3], 2), (&[0, 1, 2, 3], 2)]), 2);
     }
 }

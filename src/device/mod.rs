@@ -18,7 +18,7 @@ pub use choice::Chosen;
 pub(crate) use choice::on_device;
 pub use cpu::{Bf16Products, Cpu};
 pub use error::DeviceError;
-pub use host::{allowed_cores, free_bytes, memory_bytes, online_cores, processor_seconds};
+pub use host::{allowed_cores, cores_together, free_bytes, memory_bytes, online_cores, processor_seconds};
 pub use host_memory::{CgroupLimit, HostMemory};
 pub use matrix::Matrix;
 pub use memory::{Memory, Place};

@@ -1,12 +1,12 @@
 //! Cores: how many a rank may use, and whether ranks share them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::join::words;
 use super::{Finding, Found, Verdict};
-use crate::device::{allowed_cores, online_cores};
+use crate::device::{allowed_cores, cores_together, online_cores};
 
 /// Cores of a rank.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +50,8 @@ pub fn judge(found: &[Found]) -> Finding {
         return fine(says);
     }
     for (host, ranks) in &hosts {
-        let together: BTreeSet<usize> = ranks.iter().flat_map(|&rank| found[rank].cores.allowed.clone()).collect();
-        let usable = together.len().min(found[ranks[0]].cores.quota.max(1) * ranks.len());
+        let usable =
+            cores_together(ranks.iter().map(|&rank| (&found[rank].cores.allowed[..], found[rank].cores.quota)));
         if usable < ranks.len() {
             return Finding::new(
                 "cores",

@@ -1,7 +1,7 @@
 //! What this machine and this launch offer to a training, and what to do about what is missing.
 //!
 //! Every rank looks at its own process and machine ([`look`]); rank 0 judges what concerns several ranks, joins what all
-//! have found ([`join`]) and prints it ([`text`], [`json`]). One file a concern.
+//! have found ([`join()`]) and prints it ([`text`], [`json`]). One file a concern.
 
 mod cores;
 mod folders;

@@ -1,5 +1,7 @@
 //! What the launcher and the operating system have given this process.
 
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
 
 use super::FabricError;
@@ -49,8 +51,13 @@ pub fn refuse_unmanaged(variable: impl Fn(&str) -> Option<String>) -> Result<(),
 }
 
 /// Whether a launcher has started this process as a rank. A batch script of Slurm is none.
-pub fn is_launched(variable: impl Fn(&str) -> Option<String>) -> bool {
-    MANAGERS.iter().chain(["SLURM_STEP_NUM_TASKS"].iter()).any(|name| variable(name).is_some())
+pub fn is_launched() -> bool {
+    // Asked once, before MPI starts: a library that starts alone sets the variables of its own launcher.
+    static LAUNCHED: OnceLock<bool> = OnceLock::new();
+    *LAUNCHED.get_or_init(|| {
+        let mut names = MANAGERS.iter().chain(["SLURM_STEP_NUM_TASKS"].iter());
+        names.any(|name| std::env::var_os(name).is_some())
+    })
 }
 
 /// What the MPI library says of itself.

@@ -111,10 +111,10 @@ impl Progress {
 /// What a step has given, and the time that is left: together with the step's number at most 100 columns.
 fn text(record: &Record, left: Duration) -> String {
     let mfu = if record.mfu.is_finite() { format!("  MFU {:.1}%", 100.0 * record.mfu) } else { String::new() };
+    let lr = if record.lr == 0.0 { "0".into() } else { format!("{:.1e}", record.lr) };
     format!(
-        "loss {:.4}  lr {:.1e}  norm {}  {} tokens/s{mfu}  {} left",
+        "loss {:.4}  lr {lr}  norm {}  {} tokens/s{mfu}  {} left",
         record.loss,
-        record.lr,
         norm(record.grad_norm),
         count(record.tokens_per_s),
         time(left)

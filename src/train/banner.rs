@@ -22,8 +22,7 @@ pub fn say(deck: &Deck, job: &Job, found: &Groups, device: &Chosen, threads: usi
         job.batch.tokens(),
         folder.display(),
     );
-    let launched = is_launched(|name| std::env::var(name).ok());
-    if let Some(text) = remark(deck, job.groups.ranks(), launched) {
+    if let Some(text) = remark(deck, job.groups.ranks(), is_launched()) {
         log::warn!("{text}");
     }
 }

@@ -5,6 +5,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+#[cfg(feature = "mpi")]
+use crate::common::mpirun;
+
 /// Every topic, in order, of a program with all features.
 const TOPICS: [&str; 17] = [
     "MPI",
@@ -30,17 +33,6 @@ const TOPICS: [&str; 17] = [
 fn doctor(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tawpipe"));
     command.arg("doctor").args(args).current_dir(folder);
-    command
-}
-
-/// As several ranks on this machine; `line` follows mpirun's options.
-fn mpirun(folder: &Path, line: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var("MPIRUN").unwrap_or_else(|_| "mpirun".into()));
-    command.args(["--bind-to", "none"]).args(line).current_dir(folder);
-    for name in ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_rmaps_base_oversubscribe"] {
-        command.env(name, "1");
-    }
-    command.env("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe");
     command
 }
 
@@ -82,9 +74,8 @@ fn alone() {
 fn ranks_that_differ() {
     let folder = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_tawpipe");
-    let elsewhere = ["-n", "1", "env", "TAWPIPE_CACHE=/proc/none", program, "doctor"];
-    let line_of_ranks = [&["-n", "2", program, "doctor", ":"][..], &elsewhere].concat();
-    let (code, out, err) = run(&mut mpirun(folder.path(), &line_of_ranks));
+    let elsewhere = [":", "-n", "1", "env", "TAWPIPE_CACHE=/proc/none", program, "doctor"];
+    let (code, out, err) = run(mpirun(2).args([program, "doctor"]).args(elsewhere).current_dir(folder.path()));
     assert_eq!(code, Some(0), "{out}{err}");
     assert!(line(&out, "ranks").contains("3 on 1 node(s), in groups of 3"), "{out}");
     let cache = line(&out, "token cache");
@@ -103,7 +94,7 @@ fn mpi_that_hangs() {
     let folder = tempfile::tempdir().unwrap();
     let alone = run(&mut doctor(folder.path(), &["--wait", "0.001"]));
     let program = env!("CARGO_BIN_EXE_tawpipe");
-    let launched = run(&mut mpirun(folder.path(), &["-n", "1", program, "doctor", "--wait", "0.001"]));
+    let launched = run(mpirun(1).args([program, "doctor", "--wait", "0.001"]).current_dir(folder.path()));
     for (code, out, err) in [alone, launched] {
         assert_eq!(code, Some(2), "{out}{err}");
         assert!(line(&out, "MPI").starts_with("broken"), "{out}");

@@ -86,7 +86,7 @@ fn record(step: u64) -> Record {
 }
 
 fn info() -> RunInfo {
-    RunInfo { deck: String::new(), system: "single".into(), groups: vec![1] }
+    RunInfo { system: "single".into(), groups: vec![1], ..RunInfo::default() }
 }
 
 /// A run of four steps, killed, and resumed from the checkpoint of step 2: its event files.
@@ -144,12 +144,7 @@ fn frames_hold_events() {
 /// TensorBoard shows every step once, with the values of the run that went on.
 #[test]
 fn tensorboard_shows_every_step_once() {
-    let python = std::env::var("TAWPIPE_PYTHON").unwrap_or_else(|_| "python3".into());
-    let has = Command::new(&python).args(["-c", "import tensorboard"]).output();
-    if !has.is_ok_and(|done| done.status.success()) {
-        println!("skipped: {python} has no module tensorboard; TAWPIPE_PYTHON names another Python");
-        return;
-    }
+    let Some(python) = crate::common::python("tensorboard") else { return };
     let folder = tempfile::tempdir().unwrap();
     resumed(folder.path());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/read_events.py");

@@ -13,7 +13,7 @@ use mpi::topology::{Color, SimpleCommunicator};
 use mpi::traits::{Communicator, CommunicatorCollectives};
 
 use crate::cluster::{Groups, Rank};
-use crate::fabric::process::{refuse_singletons, refuse_unmanaged};
+use crate::fabric::process::{is_launched, refuse_singletons, refuse_unmanaged};
 use crate::fabric::{FabricError, Sent, abort as end};
 use crate::plan::Split;
 
@@ -45,6 +45,7 @@ impl World {
     /// # Errors
     /// All ranks return the same error, and MPI is finished.
     pub fn start() -> Result<World, FabricError> {
+        is_launched();
         refuse_unmanaged(|name| std::env::var(name).ok())?;
         let (universe, threads) =
             mpi::initialize_with_threading(Threading::Serialized).ok_or(FabricError::Initialised)?;
