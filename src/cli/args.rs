@@ -173,6 +173,9 @@ pub(super) struct ReportArgs {
     /// gets a README.md with tables and figures
     #[arg(required = true, value_name = "FOLDER")]
     pub folders: Vec<PathBuf>,
+    /// Write all numbers of all runs as a table, one row a step, with the run's name in front
+    #[arg(long, value_name = "OUT.csv")]
+    pub csv: Option<PathBuf>,
     /// Where README.md and figures of results go; left out, into their own folder
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,

@@ -10,7 +10,7 @@ use crate::data::baseline::WittenBell;
 use crate::deck::Deck;
 use crate::exit::Exit;
 use crate::metrics::read_journal;
-use crate::report::{Baseline, Run, findings, report};
+use crate::report::{Baseline, Run, findings, report, write_csv};
 use crate::results::read_folder;
 
 use super::args::ReportArgs;
@@ -26,10 +26,13 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
     if others.len() > 1 && args.out.is_some() {
         bail!(Unusable("--out takes one folder of results: it would be written over".into()));
     }
+    if runs.is_empty() && args.csv.is_some() {
+        bail!(Unusable("--csv takes run folders: there is none among these".into()));
+    }
     for folder in others {
         results(folder, args)?;
     }
-    if runs.is_empty() { Ok(Exit::Done) } else { compare(&runs) }
+    if runs.is_empty() { Ok(Exit::Done) } else { compare(&runs, args.csv.as_deref()) }
 }
 
 /// Writes tables and figures of an experiment, and prints the tables.
@@ -61,8 +64,8 @@ fn results(folder: &Path, args: &ReportArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the table of runs and draws their curves.
-fn compare(folders: &[&PathBuf]) -> anyhow::Result<Exit> {
+/// Prints the table of runs, draws their curves, and writes all their numbers to `csv`.
+fn compare(folders: &[&PathBuf], csv: Option<&Path>) -> anyhow::Result<Exit> {
     // Runs of one comparison mostly share their data: its baselines are computed once.
     let mut known: Vec<(Deck, Vec<Baseline>)> = Vec::new();
     let mut runs = Vec::new();
@@ -78,6 +81,10 @@ fn compare(folders: &[&PathBuf]) -> anyhow::Result<Exit> {
         runs.push(run);
     }
     print!("{}", report(&runs)?);
+    if let Some(path) = csv {
+        write_csv(&runs, path)?;
+        eprintln!("written: {}", path.display());
+    }
     Ok(Exit::Done)
 }
 

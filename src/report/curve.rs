@@ -7,11 +7,11 @@ use plotters::prelude::*;
 use super::{Baseline, ReportError, Run};
 
 /// Width and height in pixels.
-const SIZE: (u32, u32) = (960, 560);
+pub(super) const SIZE: (u32, u32) = (960, 560);
 /// Most points of a line; more are averaged in pairs, threes, …
 const POINTS: usize = 800;
 /// Colours that are told apart with any colour vision (Okabe and Ito).
-const TRAIN: RGBColor = RGBColor(0x56, 0xb4, 0xe9);
+pub(super) const TRAIN: RGBColor = RGBColor(0x56, 0xb4, 0xe9);
 const VALID: RGBColor = RGBColor(0xd5, 0x5e, 0x00);
 const BASELINE: RGBColor = RGBColor(0x55, 0x55, 0x55);
 
@@ -97,7 +97,7 @@ fn limits(train: &[(f64, f64)], valid: &[(f64, f64)], baselines: &[Baseline]) ->
 }
 
 /// At most [`POINTS`] points, each the mean of its neighbours.
-fn thin(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+pub(super) fn thin(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     let every = points.len().div_ceil(POINTS).max(1);
     let mean = |chunk: &[(f64, f64)]| {
         let n = chunk.len() as f64;

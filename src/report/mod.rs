@@ -5,12 +5,15 @@ mod experiment;
 pub mod figure;
 mod png;
 mod run;
+mod scalars;
+mod sheet;
 mod svg;
 mod table;
 mod timeline;
 
 pub use experiment::{Findings, findings};
 pub use run::{Baseline, Run};
+pub use sheet::write_csv;
 pub use table::Table;
 pub use timeline::{Kind, Picture, TimeUnit, gantt, perfetto};
 
@@ -26,7 +29,7 @@ pub struct ReportError {
     pub reason: String,
 }
 
-/// Compares runs in a Markdown table and draws `loss.svg` into the folder of each.
+/// Compares runs in a Markdown table and draws `loss.svg`, `grad_norm.svg` and `learning_rate.svg` into the folder of each.
 ///
 /// # Errors
 /// If a drawing cannot be written.
@@ -38,6 +41,8 @@ pub fn report(runs: &[Run]) -> Result<String, ReportError> {
     for run in runs {
         table.row(row(run));
         curves += &format!("loss curve: {}\n", curve::draw(run)?.display());
+        let [norm, rate] = scalars::draw(run)?;
+        curves += &format!("gradient norm: {}\nlearning rate: {}\n", norm.display(), rate.display());
         // Runs of one comparison mostly share their text.
         for Baseline { name, bits } in &run.baselines {
             let line = format!("{name}: {bits:.3} bits per byte\n");

@@ -5,4 +5,5 @@ mod common;
 mod doctor;
 mod install;
 mod log;
+mod report;
 mod tensorboard;
