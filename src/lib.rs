@@ -18,6 +18,7 @@
 //!
 //! From the ground up; a room imports only rooms above it in this list, which `tests/house.rs` reads:
 //!
+//! - `output`: standard output that may be closed or full
 //! - `model`: shapes, units, shards, parameter names, initial weights
 //! - `cluster`: which ranks share a fast link
 //! - `plan`: jobs, operations, memory; the checker; one file a system
@@ -39,6 +40,8 @@
 //! - `doctor`: what this machine and this launch offer
 //! - `cli`: what was typed
 #![deny(missing_docs)]
+// They panic when standard output is closed; see output.rs.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod bench;
 pub mod checkpoint;
@@ -56,6 +59,7 @@ pub mod generate;
 pub mod metrics;
 pub mod model;
 pub mod nn;
+pub mod output;
 pub mod plan;
 pub mod report;
 pub mod results;

@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use tawpipe::cli::{self, Cli};
+use tawpipe::cli;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = cli::parse();
     cli::start_log();
     match cli::run(cli) {
         Ok(exit) => exit.into(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 /// The rooms from the ground up; a room may import those before it.
 const ROOMS: &[&str] = &[
     "exit",
+    "output",
     "model",
     "cluster",
     "plan",

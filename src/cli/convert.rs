@@ -10,6 +10,7 @@ use crate::data::TokenizerChoice;
 use crate::deck::Deck;
 use crate::exit::Exit;
 use crate::fabric::Solo;
+use crate::output::outln;
 
 use super::args::{ExportArgs, ImportArgs};
 use super::launch::Unusable;
@@ -39,7 +40,7 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
     });
     let positions = deck.as_ref().map_or(POSITIONS, |deck| deck.data.seq);
     write_folder(&checkpoint, &args.out, &ExportOptions { width: args.dtype, positions, tokenizer })?;
-    println!("{}: {} as a Hugging Face folder", args.out.display(), file.display());
+    outln!("{}: {} as a Hugging Face folder", args.out.display(), file.display());
     Ok(Exit::Done)
 }
 
@@ -70,6 +71,6 @@ pub fn import(args: &ImportArgs) -> anyhow::Result<Exit> {
         .collect();
     let header = Header { step: 0, seed: 0, tokens: 0, shape, deck: String::new(), position: None };
     save(Path::new(&args.out), &header, &pieces, &Solo)?;
-    println!("{}: {} as a checkpoint", path.display(), args.model.display());
+    outln!("{}: {} as a checkpoint", path.display(), args.model.display());
     Ok(Exit::Done)
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::exit::Exit;
 use crate::experiment::{Experiment, Options, Progress, run as measure};
+use crate::output::{out, outln};
 use crate::report::Table;
 use crate::results::{Outcome, Place, Record, read_folder};
 use crate::train::Stop;
@@ -31,7 +32,7 @@ pub fn run(args: &ExperimentArgs) -> anyhow::Result<Exit> {
     let progress = measure(&experiment, &options, &|| stop.wanted().is_some())?;
     let records = read_folder(&options.results)?;
     if records.iter().any(|record| record.cell.place != Place::Simulated) {
-        print!("{}", table(&records));
+        out!("{}", table(&records));
     }
     Ok(match progress {
         Progress::Done => Exit::Done,
@@ -57,7 +58,7 @@ fn list(experiment: &Experiment, options: &Options) -> anyhow::Result<Exit> {
             _ if options.skips(&planned).is_some() => "left-out",
             _ => "missing",
         };
-        println!("{:5} {:5} {state:8} {}", cell.nodes(), cell.ranks_per_node[0], cell.id);
+        outln!("{:5} {:5} {state:8} {}", cell.nodes(), cell.ranks_per_node[0], cell.id);
     }
     Ok(Exit::Done)
 }

@@ -10,6 +10,7 @@ use crate::deck::{Deck, DeviceKind};
 use crate::device::{Chosen, on_device};
 use crate::exit::Exit;
 use crate::generate::{Sampler, Window, generate};
+use crate::output::outln;
 
 use super::args::GenerateArgs;
 use super::launch::Unusable;
@@ -39,7 +40,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<Exit> {
         let mut window = Window::new(source.as_ref(), seq, device)?;
         generate(&mut window, &tokenizer, &mut sampler, &args.prompt, args.tokens)?
     });
-    println!("{text}");
+    outln!("{text}");
     Ok(Exit::Done)
 }
 

@@ -1,7 +1,9 @@
 //! Logs and errors of a program that may run many times at once under mpirun.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
+
+use clap::Parser;
 
 use crate::checkpoint::CheckpointError;
 use crate::cluster::DescriptionError;
@@ -16,6 +18,8 @@ use crate::model::ShapeError;
 use crate::plan::Refusal;
 use crate::train::Agreed;
 
+use super::Cli;
+
 /// How long other ranks hold back what another one may be about to say.
 const HOLD_BACK: Duration = Duration::from_secs(2);
 
@@ -24,6 +28,23 @@ pub fn launched_rank() -> Option<usize> {
     ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"]
         .iter()
         .find_map(|name| std::env::var(name).ok()?.parse().ok())
+}
+
+/// What was typed; ends the program after help, version or a mistake.
+pub fn parse() -> Cli {
+    let shown = match Cli::try_parse() {
+        Ok(cli) => return cli,
+        Err(mistake) if mistake.use_stderr() => mistake.exit(),
+        Err(help) => help.print(),
+    };
+    let exit = match shown {
+        Err(reason) if reason.kind() != ErrorKind::BrokenPipe => {
+            say(&format!("standard output cannot be written: {reason}"));
+            Exit::Failure
+        }
+        _ => Exit::Done,
+    };
+    std::process::exit(exit.code().into())
 }
 
 /// Starts logging to standard error: `info` on rank 0, warnings elsewhere; `RUST_LOG` changes that. Lines of several

@@ -16,18 +16,34 @@ mod tokenize;
 mod train;
 
 pub use args::Cli;
-pub use launch::{fail, start_log};
+pub use launch::{fail, parse, start_log};
 
 use args::Command;
 
 use crate::exit::Exit;
+use crate::output::{self, out};
 
 /// Does what was typed.
 pub fn run(cli: Cli) -> anyhow::Result<Exit> {
     if let Some(why) = crate::device::cpu::library_refused() {
         return Err(launch::Unusable(why.into()).into());
     }
-    match cli.command {
+    // A training has warned already, and what counts is in its run folder.
+    let trains = matches!(cli.command, Command::Train(_));
+    let exit = command(cli.command)?;
+    if !trains {
+        output::finish().map_err(Unwritten)?;
+    }
+    Ok(exit)
+}
+
+/// Standard output cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output cannot be written: {0}")]
+struct Unwritten(&'static std::io::Error);
+
+fn command(command: Command) -> anyhow::Result<Exit> {
+    match command {
         Command::Train(args) => train::run(&args),
         Command::Experiment(args) => experiment::run(&args),
         Command::Bench(args) => bench::run(&args),
@@ -37,7 +53,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Generate(args) => generate::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Inspect { file } => {
-            print!("{}", crate::metrics::inspect(&file)?);
+            out!("{}", crate::metrics::inspect(&file)?);
             Ok(Exit::Done)
         }
         Command::Export(args) => convert::export(&args),

@@ -10,6 +10,7 @@ use crate::data::baseline::WittenBell;
 use crate::deck::Deck;
 use crate::exit::Exit;
 use crate::metrics::read_journal;
+use crate::output::out;
 use crate::report::{Baseline, Run, findings, report, write_csv};
 use crate::results::read_folder;
 
@@ -59,8 +60,8 @@ fn results(folder: &Path, args: &ReportArgs) -> anyhow::Result<()> {
     let beside = beside.unwrap_or_default();
     let found = findings(&first.cell.experiment, &records, &args.reference, &beside, &raw);
     found.save(out)?;
-    print!("{}", found.markdown);
-    eprintln!("written: {} and {} figures", out.join("README.md").display(), found.figures.len());
+    out!("{}", found.markdown);
+    log::info!("written: {} and {} figures", out.join("README.md").display(), found.figures.len());
     Ok(())
 }
 
@@ -80,10 +81,10 @@ fn compare(folders: &[&PathBuf], csv: Option<&Path>) -> anyhow::Result<Exit> {
         known.push((deck, run.baselines.clone()));
         runs.push(run);
     }
-    print!("{}", report(&runs)?);
+    out!("{}", report(&runs)?);
     if let Some(path) = csv {
         write_csv(&runs, path)?;
-        eprintln!("written: {}", path.display());
+        log::info!("written: {}", path.display());
     }
     Ok(Exit::Done)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::data::{Tokenizer, TokenizerChoice};
 use crate::exit::Exit;
+use crate::output::outln;
 
 use super::args::TokenizeArgs;
 
@@ -19,6 +20,6 @@ pub fn run(args: &TokenizeArgs) -> anyhow::Result<Exit> {
         0 => String::new(),
         unused => format!(", {unused} ids of it unused"),
     };
-    println!("{}: {tokens} tokens, vocabulary {}{unused}", args.out.display(), tokenizer.vocab());
+    outln!("{}: {tokens} tokens, vocabulary {}{unused}", args.out.display(), tokenizer.vocab());
     Ok(Exit::Done)
 }

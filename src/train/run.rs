@@ -9,6 +9,7 @@ use crate::deck::Deck;
 use crate::exit::Exit;
 use crate::fabric::Control;
 use crate::metrics::{Metrics, Progress, Record, Row, RunInfo, Validation};
+use crate::output::{self, outln};
 
 use super::guard::{self, Guard, Verdict};
 use super::kept::Kept;
@@ -124,7 +125,11 @@ impl Run<'_> {
         if let Some(Output { metrics, progress, kept, lock }) = &mut self.output {
             lock.check()?;
             if self.options.json {
-                println!("{}", record.json());
+                let well = output::failed().is_none();
+                outln!("{}", record.json());
+                if let (true, Some(reason)) = (well, output::failed()) {
+                    log::warn!("standard output cannot be written: {reason}; the training goes on without it");
+                }
             }
             progress.step(&record);
             metrics.step(record)?;

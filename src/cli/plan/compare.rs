@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::exit::Exit;
+use crate::output::{out, outln};
 use crate::plan::systems::{SYSTEMS, SystemOptions};
 use crate::plan::{Job, Refusal};
 use crate::report::Table;
@@ -33,13 +34,13 @@ pub fn run(question: &Question, json: bool) -> anyhow::Result<Exit> {
     if json {
         let plans: Vec<Value> = outcomes.iter().map(|outcome| outcome.json(question)).collect();
         let refused = refusals.iter().map(|(name, refusal)| json!({"system": {"name": name}, "refused": refusal.0}));
-        println!("{}", Value::Array(plans.into_iter().chain(refused).collect()));
+        outln!("{}", Value::Array(plans.into_iter().chain(refused).collect()));
         return Ok(Exit::Done);
     }
-    println!("{}", heading(question));
-    print!("{}", table(question, &outcomes));
+    outln!("{}", heading(question));
+    out!("{}", table(question, &outcomes));
     for (name, refusal) in refusals {
-        println!("{name} cannot run this: {refusal}");
+        outln!("{name} cannot run this: {refusal}");
     }
     Ok(Exit::Done)
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::exit::Exit;
+use crate::output::{out, outln};
 use crate::report::{Picture, gantt, perfetto};
 
 use super::super::args::PlanArgs;
@@ -24,11 +25,11 @@ pub fn run(question: &Question, args: &PlanArgs) -> anyhow::Result<Exit> {
         write(path, &perfetto(&picture))?;
     }
     if args.json {
-        println!("{}", outcome.json(question));
+        outln!("{}", outcome.json(question));
         return Ok(Exit::Done);
     }
     let sizes: Vec<String> = job.groups.sizes().iter().map(usize::to_string).collect();
-    println!(
+    outln!(
         "System {} on {} ranks in groups of {}: {} M parameters in {} shards. The plan is right.",
         job.system.name(),
         plans.len(),
@@ -39,22 +40,22 @@ pub fn run(question: &Question, args: &PlanArgs) -> anyhow::Result<Exit> {
     let limit = question.limit();
     let mib = |bytes: usize| number(bytes as f64 / f64::from(1 << 20));
     if let Some(limit) = limit.filter(|limit| summary.peak() > *limit) {
-        println!("It does not fit: a rank needs {} MiB and may use {}.", mib(summary.peak()), mib(limit));
+        outln!("It does not fit: a rank needs {} MiB and may use {}.", mib(summary.peak()), mib(limit));
     }
     if question.beside > 0 {
-        println!("What is allowed is without {} MiB that a GPU keeps beside the plan.", mib(question.beside));
+        outln!("What is allowed is without {} MiB that a GPU keeps beside the plan.", mib(question.beside));
     }
     match &question.machine {
-        Some(machine) => println!("Times are predicted for cluster \"{}\".\n", machine.name),
-        None => println!(
+        Some(machine) => outln!("Times are predicted for cluster \"{}\".\n", machine.name),
+        None => outln!(
             "Times are those that papers draw: a block's forward takes 1, each half of its backward 1, everything else \
              nothing; --cluster FILE predicts seconds.\n"
         ),
     }
     let time = tables::time(&outcome, question.machine.is_some());
-    print!("{}\n{}\n{time}", tables::memory(summary, limit), tables::bytes(summary));
+    out!("{}\n{}\n{time}", tables::memory(summary, limit), tables::bytes(summary));
     for path in args.draw.iter().chain(&args.trace) {
-        println!("written: {}", path.display());
+        outln!("written: {}", path.display());
     }
     Ok(Exit::Done)
 }

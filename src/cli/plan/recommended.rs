@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::exit::Exit;
 use crate::model::Recompute;
+use crate::output::{out, outln};
 use crate::plan::check::check;
 use crate::plan::systems::schedule;
 use crate::report::Table;
@@ -32,16 +33,16 @@ pub fn run(question: &Question, json: bool) -> anyhow::Result<Exit> {
         let ranked: Vec<Value> = found.ranked.iter().map(values).collect();
         let refused: Vec<Value> =
             found.refused.iter().map(|(name, why)| json!({"system": name, "refused": why})).collect();
-        println!("{}", json!({"reason": found.reason, "ranked": ranked, "refused": refused}));
+        outln!("{}", json!({"reason": found.reason, "ranked": ranked, "refused": refused}));
         return Ok(Exit::Done);
     }
     let job = &winner.job;
-    println!("{}\n", found.reason);
-    println!("[system]\n{}", toml::to_string(&job.system).context("options are plain values")?);
-    println!("[batch]\nmicro = {}\n\n[run]\nrecompute = \"{}\"\n", job.batch.micro, recompute(winner));
-    println!("[cluster]\nranks_per_group = {:?}\n", job.groups.sizes());
-    print!("{}", table(&found));
-    println!("{}", losers(&found));
+    outln!("{}\n", found.reason);
+    outln!("[system]\n{}", toml::to_string(&job.system).context("options are plain values")?);
+    outln!("[batch]\nmicro = {}\n\n[run]\nrecompute = \"{}\"\n", job.batch.micro, recompute(winner));
+    outln!("[cluster]\nranks_per_group = {:?}\n", job.groups.sizes());
+    out!("{}", table(&found));
+    outln!("{}", losers(&found));
     Ok(Exit::Done)
 }
 
