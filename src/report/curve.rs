@@ -10,6 +10,8 @@ use super::{Baseline, ReportError, Run};
 pub(super) const SIZE: (u32, u32) = (960, 560);
 /// Most points of a line; more are averaged in pairs, threes, …
 const POINTS: usize = 800;
+/// Largest step or loss that is drawn.
+const MOST: f64 = 1e12;
 /// Colours that are told apart with any colour vision (Okabe and Ito).
 pub(super) const TRAIN: RGBColor = RGBColor(0x56, 0xb4, 0xe9);
 const VALID: RGBColor = RGBColor(0xd5, 0x5e, 0x00);
@@ -30,9 +32,12 @@ pub fn draw(run: &Run) -> Result<PathBuf, ReportError> {
 
 fn plot(svg: &mut String, run: &Run) -> Result<(), Box<dyn std::error::Error>> {
     let (bits, unit) = run.bits();
-    let train = thin(run.history.steps.iter().map(|step| (step.step as f64, step.loss * bits)).collect());
+    // A damaged journal may say anything; axes want numbers that they can divide.
+    let drawn = |point: &(f64, f64)| point.0 <= MOST && point.1.abs() <= MOST;
+    let train = run.history.steps.iter().map(|step| (step.step as f64, step.loss * bits));
+    let train = thin(train.filter(drawn).collect());
     let valid = run.history.validations.iter().map(|valid| (valid.step as f64, valid.valid_loss * bits));
-    let valid: Vec<(f64, f64)> = valid.collect();
+    let valid: Vec<(f64, f64)> = valid.filter(drawn).collect();
     let last = train.iter().chain(&valid).map(|point| point.0).fold(1.0, f64::max);
     let (low, high) = limits(&train, &valid, &run.baselines);
     let shown = |points: Vec<(f64, f64)>| points.into_iter().filter(move |point| point.1 <= high);

@@ -9,6 +9,9 @@ pub enum Scale {
     Log,
 }
 
+/// Largest number that has room on an axis; its inverse is the smallest.
+const MOST: f64 = 1e30;
+
 /// An axis of some length in pixels.
 #[derive(Clone, Debug)]
 pub struct Ruler {
@@ -22,7 +25,11 @@ pub struct Ruler {
 impl Ruler {
     /// An axis on which all values have room; `length` may be negative, for axes that grow upwards.
     pub fn new(scale: Scale, values: impl Iterator<Item = f64>, start: f64, length: f64) -> Ruler {
-        let good = |value: &f64| value.is_finite() && (scale == Scale::Linear || *value > 0.0);
+        // A damaged file may say anything; an axis wants numbers that it can divide.
+        let good = |value: &f64| match scale {
+            Scale::Linear => value.abs() <= MOST && (*value == 0.0 || value.abs() >= 1.0 / MOST),
+            Scale::Log => (1.0 / MOST..=MOST).contains(value),
+        };
         let (low, high) = values.filter(good).fold((f64::INFINITY, 0.0f64), |(low, high), v| (low.min(v), high.max(v)));
         let (low, high) = match scale {
             _ if high <= 0.0 => (if scale == Scale::Linear { 0.0 } else { 0.5 }, 1.0),
@@ -42,7 +49,7 @@ impl Ruler {
             Scale::Linear => (value - self.low) / (self.high - self.low),
             Scale::Log => (value / self.low).ln() / (self.high / self.low).ln(),
         };
-        self.start + part * self.length
+        self.start + part.clamp(-1.0, 2.0) * self.length
     }
 
     /// Pixel of the axis's end.
