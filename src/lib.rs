@@ -19,6 +19,7 @@
 //! From the ground up; a room imports only rooms above it in this list, which `tests/house.rs` reads:
 //!
 //! - `output`: standard output that may be closed or full
+//! - `paths`: paths as people write them
 //! - `model`: shapes, units, shards, parameter names, initial weights
 //! - `cluster`: which ranks share a fast link
 //! - `plan`: jobs, operations, memory; the checker; one file a system
@@ -60,6 +61,7 @@ pub mod metrics;
 pub mod model;
 pub mod nn;
 pub mod output;
+pub mod paths;
 pub mod plan;
 pub mod report;
 pub mod results;

@@ -3,6 +3,10 @@
 use std::process::ExitCode;
 
 use tawpipe::cli;
+use tawpipe::device::Exhausted;
+
+#[global_allocator]
+static ALLOCATOR: Exhausted = Exhausted;
 
 fn main() -> ExitCode {
     let cli = cli::parse();

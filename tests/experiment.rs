@@ -88,7 +88,7 @@ fn bad_files_are_refused() {
     for (from, to, words) in [
         ("warmup = 1", "warmpu = 1", vec!["line 4", "warmpu", "warmup"]),
         ("kind = \"machine\"", "kind = \"moon\"", vec!["moon", "machine", "virtual-cluster", "allocation"]),
-        ("steps = 2", "steps = 0", vec!["steps = 0", "at least 1"]),
+        ("steps = 2", "steps = 0", vec!["steps = 0", "from 1 to"]),
         (axes, "nodes = [2]\nlinks = [\"fast\"]", vec!["cells 1", "links", "fast", "accepted"]),
         (axes, "nodes = [2]\nsystems = [\"DDPP\"]", vec!["DDPP", "accepted", "DDP"]),
         (axes, "nodes = [2]\nglobal = 8\nmicros_per_rank = 1", vec!["global", "micros_per_rank"]),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[&str] = &[
     "exit",
     "output",
+    "paths",
     "model",
     "cluster",
     "plan",

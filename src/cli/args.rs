@@ -1,13 +1,18 @@
 //! What can be typed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use crate::checkpoint::hf::Width;
+use crate::cluster::MOST_RANKS;
 use crate::data::TokenType;
 use crate::deck::DeviceKind;
 use crate::exit::Exit;
+use crate::model::MOST_DIM;
+use crate::paths::expand;
+use crate::plan::MOST_SEQ;
 use crate::results::Place;
 
 /// Trains LLaMA-style models whose weights travel between ranks.
@@ -36,9 +41,11 @@ pub(super) enum Command {
     Report(ReportArgs),
     /// Continue a text with a trained model
     Generate(GenerateArgs),
-    /// Say what is in a checkpoint, metrics file, run folder, Hugging Face folder or token file
+    /// Say what is in a checkpoint, metrics file, run folder, Hugging Face folder, token file, deck, cluster, experiment
+    /// or result
     Inspect {
         /// The file or folder
+        #[arg(value_parser = path())]
         file: PathBuf,
     },
     /// Write a model as a Hugging Face folder, for transformers' LlamaForCausalLM
@@ -59,7 +66,7 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct DeckArgs {
     /// The deck, a TOML file; all keys stand in docs/deck.md
-    #[arg(value_name = "DECK")]
+    #[arg(value_name = "DECK", value_parser = path())]
     pub file: PathBuf,
     /// Replace a key of the deck; the value is TOML, or else a string
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
@@ -84,13 +91,13 @@ pub(super) struct TrainArgs {
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
     /// A run folder, a checkpoint, or a Hugging Face folder
-    #[arg(value_name = "RUN")]
+    #[arg(value_name = "RUN", value_parser = path())]
     pub model: PathBuf,
     /// Text to continue
     #[arg(long, default_value = "In the beginning ")]
     pub prompt: String,
     /// Tokens to write
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = most(1 << 24))]
     pub tokens: usize,
     /// 0 takes the likeliest token each time, 1 draws from the model's distribution
     #[arg(long, default_value_t = 0.8, value_parser = temperature)]
@@ -99,7 +106,7 @@ pub(super) struct GenerateArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// A tokenizer.json, or `bytes`; left out, the run's own
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub tokenizer: Option<PathBuf>,
 }
 
@@ -108,13 +115,13 @@ pub(super) struct PlanArgs {
     #[command(flatten)]
     pub deck: DeckArgs,
     /// A machine to predict times for, such as inputs/clusters/laptop.toml; left out, blocks take unit time
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub cluster: Option<PathBuf>,
     /// Number of ranks; left out, all of the cluster, or what --groups or cluster.ranks_per_group say, else 1
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_RANKS as i64))]
     pub ranks: Option<u32>,
     /// Sizes of the groups, such as 2,2; replaces the cluster's and cluster.ranks_per_group
-    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=MOST_RANKS as i64))]
     pub groups: Vec<u32>,
     /// Compare all systems in one table; those the deck does not name have their default options
     #[arg(long, conflicts_with = "recommend")]
@@ -123,13 +130,13 @@ pub(super) struct PlanArgs {
     #[arg(long, requires = "cluster")]
     pub recommend: bool,
     /// Draw the predicted timeline
-    #[arg(long, value_name = "OUT.svg")]
+    #[arg(long, value_name = "OUT.svg", value_parser = path())]
     pub draw: Option<PathBuf>,
     /// Draw a row for every communication lane
     #[arg(long)]
     pub lanes: bool,
     /// Write the predicted timeline as a trace for ui.perfetto.dev
-    #[arg(long, value_name = "OUT.json")]
+    #[arg(long, value_name = "OUT.json", value_parser = path())]
     pub trace: Option<PathBuf>,
     /// Print all numbers as one JSON value
     #[arg(long)]
@@ -139,13 +146,13 @@ pub(super) struct PlanArgs {
 #[derive(Debug, Args)]
 pub(super) struct ExperimentArgs {
     /// The experiment, a TOML file; docs/experiments.md explains it
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", value_parser = path())]
     pub file: PathBuf,
     /// Only cells whose name has this in it; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub only: Vec<String>,
     /// The folder of result files; left out, results/FILE
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub results: Option<PathBuf>,
     /// Say what there is to run, and run nothing
     #[arg(long)]
@@ -154,7 +161,7 @@ pub(super) struct ExperimentArgs {
     #[arg(long)]
     pub retry_failed: bool,
     /// Start no run after so many minutes (exit code 4)
-    #[arg(long, value_name = "MINUTES")]
+    #[arg(long, value_name = "MINUTES", value_parser = minutes)]
     pub limit: Option<f64>,
     /// Where to run, instead of what the file says: machine, virtual-cluster or allocation
     #[arg(long, value_name = "PLACE", value_parser = place)]
@@ -169,37 +176,38 @@ pub(super) struct ExperimentArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
-    /// Run folders, compared in a table, each with its loss curve drawn into it; or folders of results, each of which
-    /// gets a README.md with tables and figures
-    #[arg(required = true, value_name = "FOLDER")]
+    /// Run folders, or folders that hold run folders: compared in a table, each with its loss curve drawn into it; or
+    /// folders of results, each of which gets a README.md with tables and figures. One that cannot be used is named and
+    /// passed over, and the exit code is 1 then
+    #[arg(required = true, value_name = "FOLDER", value_parser = path())]
     pub folders: Vec<PathBuf>,
     /// Write all numbers of all runs as a table, one row a step, with the run's name in front
     #[arg(long, value_name = "OUT.csv")]
     pub csv: Option<PathBuf>,
     /// Where README.md and figures of results go; left out, into their own folder
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", value_parser = path())]
     pub out: Option<PathBuf>,
     /// A series that others are compared with; left out, PyTorch's FSDP and DDP, or fsdp and 1f1b
     #[arg(long, value_name = "SERIES")]
     pub reference: Vec<String>,
     /// Results of the paper's cases elsewhere, such as docs/results/paper-simulated, for the table of its ratios
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", value_parser = path())]
     pub beside: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     /// The cluster description to write
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub calibrate: PathBuf,
     /// Sizes of the groups of ranks, such as 2,2; left out, as the ranks are found
-    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=MOST_RANKS as i64))]
     pub groups: Vec<u32>,
     /// Widths of the models that are measured, multiples of 64; left out, some that the device trains well
     #[arg(long, value_name = "DIMS", value_delimiter = ',', value_parser = width_of_model)]
     pub widths: Vec<usize>,
     /// Tokens of a sequence; left out, 256 on a processor and 2048 on a GPU
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=MOST_SEQ as i64))]
     pub seq: Option<u32>,
     /// What is measured: auto, cpu or cuda, as run.device in a deck
     #[arg(long, default_value = "auto", value_parser = device_kind)]
@@ -226,9 +234,10 @@ pub(super) struct DoctorArgs {
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
     /// A run folder, or a checkpoint
+    #[arg(value_parser = path())]
     pub model: PathBuf,
     /// The folder to write; must not exist or be empty
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub out: PathBuf,
     /// How weights are stored: f32, bf16 or f16
     #[arg(long, default_value = "f32", value_parser = width)]
@@ -238,29 +247,51 @@ pub(super) struct ExportArgs {
 #[derive(Debug, Args)]
 pub(super) struct ImportArgs {
     /// A Hugging Face folder
+    #[arg(value_parser = path())]
     pub model: PathBuf,
     /// The folder to write step_0.h5 to
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub out: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct TokenizeArgs {
     /// A text file in UTF-8
+    #[arg(value_parser = path())]
     pub text: PathBuf,
     /// A Hugging Face tokenizer.json, or `bytes`
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub tokenizer: PathBuf,
     /// The token file to write
-    #[arg(long)]
+    #[arg(long, value_parser = path())]
     pub out: PathBuf,
     /// Type of an id in the file, little-endian
     #[arg(long, default_value = "u16", value_parser = token_type)]
     pub token_type: TokenType,
 }
 
+/// Paths, whose leading `~` a shell has not always replaced: bash does not in `--out=~/x`.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match expand(&path, Path::new("")) {
+        Ok(path) => Ok(path),
+        Err(accepted) => Err(format!("it must be {accepted}")),
+    })
+}
+
+/// A whole number from 0 on.
+fn most(most: usize) -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u64).range(..=most as u64).map(|number| number as usize)
+}
+
 fn temperature(word: &str) -> Result<f32, String> {
-    word.parse().ok().filter(|t: &f32| t.is_finite() && *t >= 0.0).ok_or("accepted: numbers from 0 on".into())
+    word.parse()
+        .ok()
+        .filter(|value| (0.0..=1e3).contains(value))
+        .ok_or("accepted: numbers from 0 on, up to 1000".into())
+}
+
+fn minutes(word: &str) -> Result<f64, String> {
+    word.parse().ok().filter(|value| (0.0..=1e7).contains(value)).ok_or("accepted: a number from 0 to 1e7".into())
 }
 
 fn token_type(word: &str) -> Result<TokenType, String> {
@@ -297,7 +328,8 @@ fn width(word: &str) -> Result<Width, String> {
 }
 
 fn width_of_model(word: &str) -> Result<usize, String> {
-    word.parse().ok().filter(|dim: &usize| *dim > 0 && dim.is_multiple_of(64)).ok_or("accepted: multiples of 64".into())
+    let fine = |dim: &usize| (64..=MOST_DIM).contains(dim) && dim.is_multiple_of(64);
+    word.parse().ok().filter(fine).ok_or_else(|| format!("accepted: multiples of 64 up to {MOST_DIM}"))
 }
 
 fn device_kind(word: &str) -> Result<DeviceKind, String> {

@@ -8,6 +8,7 @@ mod convert;
 mod doctor;
 mod experiment;
 mod generate;
+mod inspect;
 mod launch;
 mod manual;
 mod plan;
@@ -21,7 +22,7 @@ pub use launch::{fail, parse, start_log};
 use args::Command;
 
 use crate::exit::Exit;
-use crate::output::{self, out};
+use crate::output;
 
 /// Does what was typed.
 pub fn run(cli: Cli) -> anyhow::Result<Exit> {
@@ -52,10 +53,7 @@ fn command(command: Command) -> anyhow::Result<Exit> {
         Command::Plan(args) => plan::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Report(args) => report::run(&args),
-        Command::Inspect { file } => {
-            out!("{}", crate::metrics::inspect(&file)?);
-            Ok(Exit::Done)
-        }
+        Command::Inspect { file } => inspect::run(&file),
         Command::Export(args) => convert::export(&args),
         Command::Import(args) => convert::import(&args),
         Command::Tokenize(args) => tokenize::run(&args),

@@ -20,20 +20,46 @@ use super::launch::Unusable;
 /// Lengths of context, in bytes, of the table models that runs are compared with.
 const CONTEXTS: [usize; 2] = [3, 4];
 
-/// Reports on every folder, by what is in it.
+/// Reports on every folder, by what is in it. A folder that cannot be used is named and passed over; the exit code says so.
 pub fn run(args: &ReportArgs) -> anyhow::Result<Exit> {
-    let is_run = |folder: &&PathBuf| folder.join("deck.toml").exists() || folder.join("metrics.jsonl").exists();
-    let (runs, others): (Vec<&PathBuf>, Vec<&PathBuf>) = args.folders.iter().partition(is_run);
+    let (runs, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        args.folders.iter().flat_map(|f| inside(f)).partition(|f| is_run(f));
     if others.len() > 1 && args.out.is_some() {
         bail!(Unusable("--out takes one folder of results: it would be written over".into()));
     }
     if runs.is_empty() && args.csv.is_some() {
         bail!(Unusable("--csv takes run folders: there is none among these".into()));
     }
+    let named = runs.len() + others.len();
+    let mut refused: Vec<anyhow::Error> = Vec::new();
     for folder in others {
-        results(folder, args)?;
+        refused.extend(results(&folder, args).err());
     }
-    if runs.is_empty() { Ok(Exit::Done) } else { compare(&runs, args.csv.as_deref()) }
+    refused.extend(compare(&runs, args.csv.as_deref())?);
+    // Where nothing at all can be used, the first says why.
+    let error = (refused.len() == named).then(|| refused.remove(0));
+    refused.iter().for_each(|why| log::warn!("passed over: {why:#}"));
+    match error {
+        Some(error) => Err(error),
+        None => Ok(if refused.is_empty() { Exit::Done } else { Exit::Failure }),
+    }
+}
+
+fn is_run(folder: &Path) -> bool {
+    folder.join("deck.toml").exists() || folder.join("metrics.jsonl").exists()
+}
+
+/// The folder itself; or the runs in it, where it has nothing else to report on.
+fn inside(folder: &Path) -> Vec<PathBuf> {
+    let entries = || std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let result = |path: &PathBuf| path.extension().is_some_and(|e| e == "json" || e == "jsonl");
+    let mut runs: Vec<PathBuf> = entries().filter(|path| is_run(path)).collect();
+    runs.sort();
+    if is_run(folder) || runs.is_empty() || entries().any(|path| result(&path)) {
+        vec![folder.to_path_buf()]
+    } else {
+        runs
+    }
 }
 
 /// Writes tables and figures of an experiment, and prints the tables.
@@ -65,14 +91,21 @@ fn results(folder: &Path, args: &ReportArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the table of runs, draws their curves, and writes all their numbers to `csv`.
-fn compare(folders: &[&PathBuf], csv: Option<&Path>) -> anyhow::Result<Exit> {
+/// Prints the table of runs, draws their curves, and writes all their numbers to `csv`; returns why runs could not be used.
+fn compare(folders: &[PathBuf], csv: Option<&Path>) -> anyhow::Result<Vec<anyhow::Error>> {
     // Runs of one comparison mostly share their data: its baselines are computed once.
     let mut known: Vec<(Deck, Vec<Baseline>)> = Vec::new();
-    let mut runs = Vec::new();
+    let (mut runs, mut refused) = (Vec::new(), Vec::new());
     for folder in folders {
-        let (deck, mut run) = read(folder)
-            .with_context(|| format!("{}: no run folder with deck.toml and metrics.jsonl", folder.display()))?;
+        let found = read(folder)
+            .with_context(|| format!("{}: no run folder with deck.toml and metrics.jsonl", folder.display()));
+        let (deck, mut run) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                refused.push(error);
+                continue;
+            }
+        };
         run.baselines = match known.iter().find(|(other, _)| other.data == deck.data) {
             Some((_, baselines)) => baselines.clone(),
             None if run.bytes => baselines(&deck),
@@ -81,12 +114,14 @@ fn compare(folders: &[&PathBuf], csv: Option<&Path>) -> anyhow::Result<Exit> {
         known.push((deck, run.baselines.clone()));
         runs.push(run);
     }
-    out!("{}", report(&runs)?);
-    if let Some(path) = csv {
-        write_csv(&runs, path)?;
-        log::info!("written: {}", path.display());
+    if !runs.is_empty() {
+        out!("{}", report(&runs));
+        if let Some(path) = csv {
+            write_csv(&runs, path)?;
+            log::info!("written: {}", path.display());
+        }
     }
-    Ok(Exit::Done)
+    Ok(refused)
 }
 
 fn read(folder: &Path) -> anyhow::Result<(Deck, Run)> {

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Groups, Rank};
+use super::{Groups, MOST_RANKS, Rank};
 use crate::model::Dtype;
+use crate::paths::expand;
 
 /// A machine.
 ///
@@ -153,6 +154,13 @@ pub struct Overhead {
     pub copy: f64,
 }
 
+/// Most network cards of a node.
+const MOST_NICS: usize = 1024;
+/// Smallest rate or amount.
+const LEAST: f64 = 1e-9;
+/// Largest rate, amount or time.
+const MOST: f64 = 1e24;
+
 /// What is wrong with a description; one line that names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptionError {
@@ -190,7 +198,12 @@ impl Description {
     pub fn read(file: &Path) -> Result<Self, DescriptionError> {
         let mut description = Self::parse(file)?;
         if let Some(calibration) = &description.calibration {
-            let path = file.parent().unwrap_or(Path::new("")).join(calibration);
+            let folder = file.parent().unwrap_or(Path::new(""));
+            let calibration = expand(calibration, folder).map_err(|accepted| DescriptionError::Invalid {
+                file: file.into(),
+                message: format!("calibration = \"{}\" must be {accepted}", calibration.display()),
+            })?;
+            let path = folder.join(calibration);
             description.device = Self::parse(&path)?.device;
         }
         description.check().map_err(|message| DescriptionError::Invalid { file: file.into(), message })?;
@@ -201,7 +214,9 @@ impl Description {
         let text =
             std::fs::read_to_string(file).map_err(|reason| DescriptionError::Read { file: file.into(), reason })?;
         toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let before =
+                |end: usize| text.as_bytes()[..end.min(text.len())].iter().filter(|byte| **byte == b'\n').count();
+            let line = error.span().map_or(1, |span| before(span.start) + 1);
             let message = format!("line {line}: {}", error.message().replace('\n', ", "));
             DescriptionError::Syntax { file: file.into(), message }
         })
@@ -230,18 +245,22 @@ impl Description {
         if self.nodes.is_empty() {
             return Err("there are no [[nodes]]".into());
         }
+        let all = self.nodes.iter().map(|node| node.count.saturating_mul(node.ranks));
+        if all.fold(0, usize::saturating_add) > MOST_RANKS {
+            return Err(format!("nodes.count x nodes.ranks of all [[nodes]] are more than {MOST_RANKS} ranks"));
+        }
         for node in &self.nodes {
             if node.count == 0 || node.ranks == 0 {
                 return Err("nodes.count and nodes.ranks must be at least 1".into());
             }
             if let Some(groups) = &node.groups
-                && (groups.contains(&0) || groups.iter().sum::<usize>() != node.ranks)
+                && (groups.contains(&0) || groups.iter().copied().fold(0, usize::saturating_add) != node.ranks)
             {
                 return Err(format!("nodes.groups = {groups:?} must add up to nodes.ranks = {}", node.ranks));
             }
         }
-        if self.links.inter.nics == 0 {
-            return Err("links.inter.nics must be at least 1".into());
+        if !(1..=MOST_NICS).contains(&self.links.inter.nics) {
+            return Err(format!("links.inter.nics must be from 1 to {MOST_NICS}"));
         }
         if device.rates.is_empty() {
             return Err("there are no [[device.rates]]".into());
@@ -264,8 +283,8 @@ impl Description {
                 ("device.rates.head", rates.head),
             ]);
         }
-        if let Some((key, value)) = above.into_iter().find(|(_, value)| !(value.is_finite() && *value > 0.0)) {
-            return Err(format!("{key} = {value} must be a finite number above 0"));
+        if let Some((key, value)) = above.into_iter().find(|(_, value)| !(LEAST..=MOST).contains(value)) {
+            return Err(format!("{key} = {value} must be a number from {LEAST:e} to {MOST:e}"));
         }
         let least = [
             ("links.intra.latency", self.links.intra.latency),
@@ -274,8 +293,8 @@ impl Description {
             ("overhead.message", self.overhead.message),
             ("overhead.copy", self.overhead.copy),
         ];
-        if let Some((key, value)) = least.into_iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
-            return Err(format!("{key} = {value} must be a finite number, 0 or more"));
+        if let Some((key, value)) = least.into_iter().find(|(_, value)| !(0.0..=MOST).contains(value)) {
+            return Err(format!("{key} = {value} must be a number from 0 to {MOST:e}"));
         }
         Ok(())
     }

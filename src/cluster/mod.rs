@@ -11,6 +11,9 @@ pub use description::{
 };
 use serde::{Deserialize, Serialize};
 
+/// Most ranks that are accepted.
+pub const MOST_RANKS: usize = 1 << 16;
+
 /// Number of a rank, counted group by group.
 pub type Rank = usize;
 

@@ -13,6 +13,14 @@ pub enum DataError {
         /// What the system said.
         reason: std::io::Error,
     },
+    /// Not a file.
+    #[error("{}: is a {what}; a file is expected", path.display())]
+    Kind {
+        /// Which path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// No token in it.
     #[error("{}: the file is empty", .0.display())]
     Empty(PathBuf),

@@ -29,6 +29,11 @@ impl Tokens {
     /// Maps a file whose last `tail` bytes are no ids.
     pub(super) fn before(path: &Path, kind: TokenType, tail: usize) -> Result<Tokens, DataError> {
         let failed = |reason| DataError::File { path: path.to_path_buf(), reason };
+        // Before it is opened: opening a pipe waits for its writer.
+        let about = std::fs::metadata(path).map_err(failed)?;
+        if !about.is_file() {
+            return Err(DataError::Kind { path: path.to_path_buf(), what: kind_of(&about) });
+        }
         let file = File::open(path).map_err(failed)?;
         let bytes = (file.metadata().map_err(failed)?.len() as usize).saturating_sub(tail);
         if bytes == 0 {
@@ -102,6 +107,17 @@ impl Tokens {
             }
         }
         Ok(())
+    }
+}
+
+/// What a path is that is no file.
+fn kind_of(about: &std::fs::Metadata) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    match about.file_type() {
+        kind if kind.is_dir() => "folder",
+        kind if kind.is_fifo() => "pipe",
+        kind if kind.is_socket() => "socket",
+        _ => "device",
     }
 }
 

@@ -15,8 +15,9 @@ pub fn markdown() -> String {
     let mut out = String::from(
         "# Deck reference\n\n\
          Written by `cargo test --test cli deck_reference` from `src/deck/sections.rs`; edit that file instead.\n\n\
-         A deck is a TOML file. Paths are relative to it. `--set section.key=value` replaces a key. A key that nothing\n\
-         reads is an error. Each run saves its deck with all defaults filled in as `deck.toml`.\n",
+         A deck is a TOML file. Paths are relative to it; a leading `~` is the home folder, variables such as `$HOME`\n\
+         are refused (a shell expands them). `--set section.key=value` replaces a key. A key that nothing reads, or a\n\
+         number out of its range, is an error. Each run saves its deck with all defaults filled in as `deck.toml`.\n",
     );
     section::<ModelSection>(&mut out);
     section::<DataSection>(&mut out);

@@ -55,8 +55,8 @@ pub struct Deck {
     pub system: SystemOptions,
 }
 
-/// All sections, for messages.
-const SECTIONS: [&str; 8] = ["model", "data", "batch", "optim", "run", "gpu", "cluster", "system"];
+/// All sections.
+pub const SECTIONS: [&str; 8] = ["model", "data", "batch", "optim", "run", "gpu", "cluster", "system"];
 
 impl Deck {
     /// Reads a deck file and replaces the keys of `sets` (each `section.key=value`).
@@ -122,7 +122,7 @@ impl Deck {
     pub fn job(&self, shape: ModelShape, groups: Groups) -> Result<Job, DeckError> {
         shape.validate().map_err(|shape| DeckError::Shape { file: self.file.clone(), shape })?;
         let batch = Batch { seq: self.data.seq, micro: self.batch.micro, micros: self.batch.global / self.batch.micro };
-        Ok(Job {
+        let job = Job {
             groups,
             batch,
             dtype: self.run.dtype,
@@ -135,7 +135,9 @@ impl Deck {
             memory: self.cluster.memory.map(|memory| memory.0),
             shape,
             system: self.system.clone(),
-        })
+        };
+        job.check().map_err(|refusal| DeckError::Invalid { file: self.file.clone(), message: refusal.0 })?;
+        Ok(job)
     }
 
     /// The groups `cluster.ranks_per_group` asks for; `None` if MPI shall tell.

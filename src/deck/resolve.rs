@@ -10,14 +10,28 @@ const ROPE_THETA: f64 = 10_000.0;
 /// Epsilon of RMSNorm in LLaMA.
 const NORM_EPS: f64 = 1e-5;
 
+/// Largest setting of the optimizer.
+const MOST: f64 = 1e6;
+/// Largest bound on a gradient norm: an f32 holds it.
+const MOST_NORM: f64 = 1e30;
+
 impl Deck {
     /// Fills in the model and checks everything that can be checked before a file of data is opened.
     pub(super) fn resolve(&mut self, origin: &Origin) -> Result<(), DeckError> {
         self.data(origin)?;
         self.resolve_model(origin)?;
         self.batch.check(origin)?;
-        self.optim.check(&self.run, origin)?;
-        self.run.check(origin)
+        self.optim.check(origin)?;
+        self.run.check(origin)?;
+        // Of every step and every token the number is known, as a whole number of 64 bits with a sign.
+        let tokens = self.run.steps as u128 * self.batch.global as u128 * self.data.seq as u128;
+        if tokens > i64::MAX as u128 {
+            return Err(origin.invalid(format!(
+                "run.steps x batch.global x data.seq are {tokens} tokens; at most {} are possible",
+                i64::MAX
+            )));
+        }
+        Ok(())
     }
 
     fn data(&self, origin: &Origin) -> Result<(), DeckError> {
@@ -28,9 +42,6 @@ impl Deck {
                 return Err(origin.invalid("data.text (a text file) or data.tokens (a file of token ids) is required"));
             }
             _ => {}
-        }
-        if data.seq == 0 {
-            return Err(origin.invalid("data.seq = 0; it must be at least 1"));
         }
         Ok(())
     }
@@ -44,10 +55,8 @@ impl Deck {
         }
         let model = &mut self.model;
         for (key, value) in [("dim", model.dim), ("layers", model.layers), ("heads", model.heads)] {
-            match value {
-                None => return Err(origin.invalid(format!("model.{key} is required (or model.from)"))),
-                Some(0) => return Err(origin.invalid(format!("model.{key} is 0; it must be at least 1"))),
-                Some(_) => {}
+            if value.is_none() {
+                return Err(origin.invalid(format!("model.{key} is required (or model.from)")));
             }
         }
         let (Some(dim), Some(heads)) = (model.dim, model.heads) else { unreachable!("checked above") };
@@ -87,9 +96,6 @@ impl ModelSection {
 impl BatchSection {
     fn check(&self, origin: &Origin) -> Result<(), DeckError> {
         let BatchSection { global, micro } = *self;
-        if micro == 0 || global == 0 {
-            return Err(origin.invalid("batch.global and batch.micro must be at least 1"));
-        }
         if global % micro != 0 {
             return Err(origin.invalid(format!("batch.global = {global} is no multiple of batch.micro = {micro}")));
         }
@@ -98,42 +104,29 @@ impl BatchSection {
 }
 
 impl OptimSection {
-    fn check(&self, run: &RunSection, origin: &Origin) -> Result<(), DeckError> {
+    fn check(&self, origin: &Origin) -> Result<(), DeckError> {
         let range = |key: &str, value: f64, fine: bool, want: &str| {
             if fine { Ok(()) } else { Err(origin.invalid(format!("optim.{key} = {value} must be {want}"))) }
         };
-        range("lr", self.lr, self.lr > 0.0, "above 0")?;
+        range("lr", self.lr, self.lr > 0.0 && self.lr <= MOST, "above 0 and at most 1e6")?;
         for beta in self.betas {
             range("betas", beta, (0.0..1.0).contains(&beta), "from 0 to below 1")?;
         }
-        range("eps", self.eps, self.eps > 0.0, "above 0")?;
-        range("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "0 or above")?;
-        range("clip", self.clip, self.clip >= 0.0, "0 (no clipping) or above")?;
+        range("eps", self.eps, self.eps > 0.0 && self.eps <= MOST, "above 0 and at most 1e6")?;
+        range("weight_decay", self.weight_decay, (0.0..=MOST).contains(&self.weight_decay), "from 0 to 1e6")?;
+        range("clip", self.clip, (0.0..=MOST_NORM).contains(&self.clip), "from 0 (no clipping) to 1e30")?;
         range("min_lr", self.min_lr, (0.0..=self.lr).contains(&self.min_lr), "from 0 to optim.lr")?;
-        if self.warmup > run.steps {
-            let message = format!("optim.warmup = {} is more than run.steps = {}", self.warmup, run.steps);
-            return Err(origin.invalid(message));
-        }
         Ok(())
     }
 }
 
 impl RunSection {
     fn check(&self, origin: &Origin) -> Result<(), DeckError> {
-        if self.steps == 0 {
-            return Err(origin.invalid("run.steps = 0; it must be at least 1"));
-        }
         if !self.checkpoint && self.checkpoint_every > 0 {
             let every = self.checkpoint_every;
             return Err(origin.invalid(format!(
                 "run.checkpoint = false excludes run.checkpoint_every = {every}; remove one of them"
             )));
-        }
-        if self.keep == 0 {
-            return Err(origin.invalid("run.keep = 0; at least 1 checkpoint must be kept"));
-        }
-        if self.threads == Some(0) {
-            return Err(origin.invalid("run.threads = 0; it must be at least 1"));
         }
         Ok(())
     }

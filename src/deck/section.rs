@@ -4,9 +4,12 @@
 //! what `docs/deck.md` says, what the reader accepts and what the program uses cannot drift apart.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value as Toml};
+
+use crate::paths::expand;
 
 use super::error::{DeckError, nearest};
 use super::value::Value;
@@ -58,19 +61,28 @@ impl Origin {
         }
     }
 
+    /// The value of a key as it was typed behind `--set`.
+    pub fn typed(&self, key: &str) -> Option<&str> {
+        Some(self.sets.get(key)?.split_once('=')?.1.trim())
+    }
+
     /// An error about the deck as a whole.
     pub fn invalid(&self, message: impl Into<String>) -> DeckError {
         DeckError::Invalid { file: self.file.clone(), message: message.into() }
     }
 
-    /// An absolute path from one that may be relative to the deck.
-    pub fn path(&self, path: &str) -> PathBuf {
+    /// An absolute path from one that may be relative to the deck, or start with `~`.
+    ///
+    /// # Errors
+    /// What is accepted, where the path is none.
+    pub fn path(&self, path: &str) -> Result<PathBuf, String> {
+        let path = expand(Path::new(path), &self.folder)?;
         // The folder is canonical, so leading `..` can be folded by name.
-        let (mut folder, mut rest) = (self.folder.as_path(), Path::new(path));
+        let (mut folder, mut rest) = (self.folder.as_path(), path.as_path());
         while let (Ok(tail), Some(parent)) = (rest.strip_prefix(".."), folder.parent()) {
             (folder, rest) = (parent, tail);
         }
-        if rest.as_os_str().is_empty() { folder.to_path_buf() } else { folder.join(rest) }
+        Ok(if rest.as_os_str().is_empty() { folder.to_path_buf() } else { folder.join(rest) })
     }
 }
 
@@ -90,13 +102,27 @@ impl<'a> Fields<'a> {
         Ok(Fields { section, table, origin })
     }
 
-    /// A key's value, if it is there.
-    pub fn take<T: Value>(&mut self, key: &str) -> Result<Option<T>, DeckError> {
+    /// A key's value, if it is there; a number must lie in the range, if there is one.
+    pub fn take<T: Value>(&mut self, key: &str, range: Option<RangeInclusive<u64>>) -> Result<Option<T>, DeckError> {
         let Some(found) = self.table.remove(key) else { return Ok(None) };
-        T::read(&found, self.origin).map(Some).ok_or_else(|| {
-            let key = format!("{}.{key}", self.section);
-            DeckError::Value { origin: self.origin.of(&key), key, found: found.to_string(), accepts: T::accepts() }
+        let key = format!("{}.{key}", self.section);
+        let inside =
+            |number: i64| range.as_ref().is_none_or(|range| u64::try_from(number).is_ok_and(|n| range.contains(&n)));
+        let value = if found.as_integer().is_none_or(inside) { T::read(&found, self.origin) } else { None };
+        // A folder may be called 17 or 2026-11-28, which TOML reads as something else.
+        let typed = || self.origin.typed(&key).and_then(|text| T::read_text(text, self.origin));
+        value.or_else(typed).map(Some).ok_or_else(|| {
+            let accepts = T::problem(&found, self.origin).unwrap_or_else(|| accepts(T::accepts(), range.as_ref()));
+            DeckError::Value { origin: self.origin.of(&key), key, found: found.to_string(), accepts }
         })
+    }
+}
+
+/// What a key accepts: its type's words, and the range.
+pub fn accepts(words: String, range: Option<&RangeInclusive<u64>>) -> String {
+    match range {
+        Some(range) => format!("{words} from {} to {}", range.start(), range.end()),
+        None => words,
     }
 }
 
@@ -112,12 +138,13 @@ pub fn check_names(section: &str, table: &Table, origin: &Origin, names: &[&str]
     }
 }
 
-/// Declares a section: `section! { /// about  "name": Type { /// doc  key: Type = default, … } }`.
+/// Declares a section: `section! { /// about  "name": Type { /// doc  key: Type = default => range, … } }`; keys that are
+/// whole numbers have a range.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
         $title:literal: $name:ident {
-            $( $(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr, )+
+            $( $(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr $(=> $range:expr)?, )+
         }
     ) => {
         $(#[doc = $about])+
@@ -142,13 +169,20 @@ macro_rules! section {
                 vec![ $( $crate::deck::section::Key {
                     name: stringify!($key),
                     doc: concat!($($doc),+),
-                    accepts: <$type as Value>::accepts(),
+                    accepts: $crate::deck::section::accepts(
+                        <$type as Value>::accepts(),
+                        $crate::deck::section::range!($($range)?).as_ref(),
+                    ),
                     default: default.$key.write(),
                 }, )+ ]
             }
 
             fn read(mut fields: $crate::deck::section::Fields<'_>) -> Result<Self, $crate::deck::DeckError> {
-                Ok($name { $( $key: fields.take(stringify!($key))?.unwrap_or_else(|| $default), )+ })
+                Ok($name { $(
+                    $key: fields
+                        .take(stringify!($key), $crate::deck::section::range!($($range)?))?
+                        .unwrap_or_else(|| $default),
+                )+ })
             }
 
             fn write(&self) -> toml::Table {
@@ -162,4 +196,14 @@ macro_rules! section {
         }
     };
 }
-pub(super) use section;
+
+/// The range of a key, if it has one.
+macro_rules! range {
+    () => {
+        None::<std::ops::RangeInclusive<u64>>
+    };
+    ($range:expr) => {
+        Some($range)
+    };
+}
+pub(super) use {range, section};

@@ -3,11 +3,19 @@
 use std::path::PathBuf;
 
 use crate::data::{Order, TokenType, TokenizerChoice, Valid};
-use crate::model::{Dtype, ModelShape, Recompute};
+use crate::model::{
+    Dtype, MOST_DIM, MOST_FFN, MOST_HEAD_DIM, MOST_HEADS, MOST_LAYERS, MOST_VOCAB, ModelShape, Recompute,
+};
+use crate::plan::{MOST_GLOBAL, MOST_SEQ};
 
 use super::guard::{OnNonfinite, Spike};
 use super::section::section;
 use super::value::{CostSource, DeviceKind, FabricKind, Memory, Poll, RanksPerGroup, Schedule, Seconds};
+
+/// Most steps.
+const MOST_STEPS: u64 = 1_000_000_000_000;
+/// Most threads of a rank: what the largest machines have.
+const MOST_THREADS: u64 = 1024;
 
 section! {
     /// The model: either `from` an existing one, or a shape that starts from random weights.
@@ -15,19 +23,19 @@ section! {
         /// A Hugging Face folder (`config.json` and safetensors) or a checkpoint `.h5`; replaces all other keys.
         from: Option<PathBuf> = None,
         /// Hidden size. Required without `from`.
-        dim: Option<usize> = None,
+        dim: Option<usize> = None => 1..=MOST_DIM as u64,
         /// Number of decoder blocks. Required without `from`.
-        layers: Option<usize> = None,
+        layers: Option<usize> = None => 1..=MOST_LAYERS as u64,
         /// Query heads. Required without `from`.
-        heads: Option<usize> = None,
+        heads: Option<usize> = None => 1..=MOST_HEADS as u64,
         /// Key/value heads; `heads` must be a multiple. Left out: as many as `heads`.
-        kv_heads: Option<usize> = None,
+        kv_heads: Option<usize> = None => 1..=MOST_HEADS as u64,
         /// Size of one head, even. Left out: `dim / heads`.
-        head_dim: Option<usize> = None,
+        head_dim: Option<usize> = None => 2..=MOST_HEAD_DIM as u64,
         /// Inner size of SwiGLU. Left out: 8/3 of `dim`, rounded up to a multiple of 16.
-        ffn: Option<usize> = None,
+        ffn: Option<usize> = None => 1..=MOST_FFN as u64,
         /// Vocabulary size. Left out: the tokenizer's.
-        vocab: Option<usize> = None,
+        vocab: Option<usize> = None => 1..=MOST_VOCAB as u64,
         /// The output projection is the embedding table. Left out: false.
         tied: Option<bool> = None,
         /// Base of the rotary frequencies. Left out: 10000.
@@ -50,7 +58,7 @@ section! {
         /// (default `~/.cache/tawpipe`).
         tokenizer: TokenizerChoice = TokenizerChoice::Bytes,
         /// Tokens of a sequence.
-        seq: usize = 256,
+        seq: usize = 256 => 1..=MOST_SEQ as u64,
         /// Order of the sequences: as in the file and around again, or every epoch a new permutation.
         order: Order = Order::Random,
         /// What validates: the last fraction of the data (which then is not trained on), or a file. 0: nothing.
@@ -62,9 +70,9 @@ section! {
     /// Sequences of one step, over all ranks.
     "batch": BatchSection {
         /// Sequences a step; a multiple of `micro`.
-        global: usize = 8,
+        global: usize = 8 => 1..=MOST_GLOBAL as u64,
         /// Sequences of a micro-batch, what one rank computes at a time.
-        micro: usize = 1,
+        micro: usize = 1 => 1..=MOST_GLOBAL as u64,
     }
 }
 
@@ -84,7 +92,7 @@ section! {
         /// What follows the warm-up; `wsd` holds for four fifths of the run, then falls linearly.
         schedule: Schedule = Schedule::Cosine,
         /// Steps of linear warm-up.
-        warmup: u64 = 0,
+        warmup: u64 = 0 => 0..=MOST_STEPS,
         /// Learning rate at the end of the schedule.
         min_lr: f64 = 0.0,
     }
@@ -94,7 +102,7 @@ section! {
     /// How the run goes.
     "run": RunSection {
         /// Training steps.
-        steps: u64 = 100,
+        steps: u64 = 100 => 1..=MOST_STEPS,
         /// Seed of the initial weights and of the data order.
         seed: u64 = 0,
         /// Type of weights and activations in computation; master weights are always f32.
@@ -107,7 +115,7 @@ section! {
         /// installed and every rank has a GPU of its own. Processors always use MPI.
         fabric: FabricKind = FabricKind::Auto,
         /// Computing threads of a rank. Left out: 1 with several ranks, all cores with one.
-        threads: Option<usize> = None,
+        threads: Option<usize> = None => 1..=MOST_THREADS,
         /// What backward computes again instead of keeping it: `selective` what only passes over memory (normalised inputs, SwiGLU's result), `block` all but a block's input; `none` keeps most and computes least. Losses are the same.
         recompute: Recompute = Recompute::Selective,
         /// The same deck on the same cluster gives the same bits. `false` lets a GPU add up the gradients of attention's queries in any order, which takes fewer products (bf16, heads of 64 and 128); the CPU ignores it.
@@ -117,14 +125,14 @@ section! {
         /// `false`: the run writes no checkpoint at all, also where it is stopped. For measurements of speed: such a run cannot be continued, and its weights are lost.
         checkpoint: bool = true,
         /// Steps between checkpoints; 0: one at the end. The last step always writes one.
-        checkpoint_every: u64 = 0,
+        checkpoint_every: u64 = 0 => 0..=MOST_STEPS,
         /// Checkpoints kept; older ones are removed, but never the newest one that a finite step has followed, nor the one that a run
         /// was continued from with another way to train.
-        keep: usize = 2,
+        keep: usize = 2 => 1..=MOST_STEPS,
         /// Steps between validations; 0: one at the end. The last step always validates.
-        validate_every: u64 = 0,
+        validate_every: u64 = 0 => 0..=MOST_STEPS,
         /// Step (from 1) whose measured timeline is drawn as `trace.svg` in the run folder, and written as `trace.json` for ui.perfetto.dev.
-        trace: Option<u64> = None,
+        trace: Option<u64> = None => 1..=MOST_STEPS,
         /// Write the run's numbers also as an event file for TensorBoard: `tensorboard --logdir RUN`.
         tensorboard: bool = false,
         /// Stop with a checkpoint (exit code 4) after this time.

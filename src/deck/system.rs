@@ -10,6 +10,9 @@ use super::section::{Origin, check_names};
 /// What a deck without the section gets.
 pub const DEFAULT: &str = "single";
 
+/// Largest whole number of an option: far more than there are blocks, so that one shard can take all of them.
+const MOST: i64 = 1 << 20;
+
 /// Reads the section.
 pub fn read(mut table: Table, origin: &Origin) -> Result<SystemOptions, DeckError> {
     table.entry("name").or_insert_with(|| Toml::String(DEFAULT.into()));
@@ -18,6 +21,14 @@ pub fn read(mut table: Table, origin: &Origin) -> Result<SystemOptions, DeckErro
     let mut options = None;
     let name = table.remove_entry("name");
     for (key, value) in name.into_iter().chain(table.clone()) {
+        if value.as_integer().is_some_and(|number| !(0..=MOST).contains(&number)) {
+            return Err(DeckError::Value {
+                origin: origin.of(&format!("system.{key}")),
+                key: format!("system.{key}"),
+                found: value.to_string(),
+                accepts: format!("a whole number from 0 to {MOST}"),
+            });
+        }
         so_far.insert(key.clone(), value.clone());
         let read = Toml::Table(so_far.clone()).try_into::<SystemOptions>().map_err(|error| DeckError::Value {
             origin: origin.of(&format!("system.{key}")),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use toml::Value as Toml;
 
-use crate::cluster::Costs;
+use crate::cluster::{Costs, MOST_RANKS};
 use crate::data::{Order, TokenType, TokenizerChoice, Valid};
 use crate::model::{Dtype, Recompute};
 
@@ -16,6 +16,14 @@ pub trait Value: Sized {
     fn accepts() -> String;
     /// From TOML; `None` if the value is of another kind or out of range.
     fn read(value: &Toml, origin: &Origin) -> Option<Self>;
+    /// From the text behind `--set key=`, where it reads as TOML of another kind; for values that are texts themselves.
+    fn read_text(_: &str, _: &Origin) -> Option<Self> {
+        None
+    }
+    /// What is accepted instead of a value that was refused, where that is more than [`Value::accepts`].
+    fn problem(_: &Toml, _: &Origin) -> Option<String> {
+        None
+    }
     /// To TOML; `None` if there is nothing to write.
     fn write(&self) -> Option<Toml>;
 }
@@ -26,6 +34,12 @@ impl<T: Value> Value for Option<T> {
     }
     fn read(value: &Toml, origin: &Origin) -> Option<Self> {
         T::read(value, origin).map(Some)
+    }
+    fn read_text(text: &str, origin: &Origin) -> Option<Self> {
+        T::read_text(text, origin).map(Some)
+    }
+    fn problem(value: &Toml, origin: &Origin) -> Option<String> {
+        T::problem(value, origin)
     }
     fn write(&self) -> Option<Toml> {
         self.as_ref().and_then(T::write)
@@ -100,7 +114,14 @@ impl Value for PathBuf {
         "a path, relative to the deck".into()
     }
     fn read(value: &Toml, origin: &Origin) -> Option<Self> {
-        value.as_str().filter(|path| !path.is_empty()).map(|path| origin.path(path))
+        PathBuf::read_text(value.as_str()?, origin)
+    }
+    fn read_text(text: &str, origin: &Origin) -> Option<Self> {
+        Some(text).filter(|path| !path.is_empty()).and_then(|path| origin.path(path).ok())
+    }
+    fn problem(value: &Toml, origin: &Origin) -> Option<String> {
+        let problem = origin.path(value.as_str()?).err()?;
+        Some(format!("a path, {problem}"))
     }
     fn write(&self) -> Option<Toml> {
         Some(Toml::String(self.to_string_lossy().into_owned()))
@@ -111,9 +132,12 @@ impl Value for PathBuf {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Seconds(pub f64);
 
+/// Longest time that is accepted, some thirty years in seconds.
+const MOST_SECONDS: f64 = 1e9;
+
 impl Value for Seconds {
     fn accepts() -> String {
-        "seconds, or hh:mm:ss".into()
+        "seconds above 0, at most 1e9, or hh:mm:ss".into()
     }
     fn read(value: &Toml, origin: &Origin) -> Option<Self> {
         // Unquoted, TOML reads a clock time.
@@ -126,7 +150,7 @@ impl Value for Seconds {
                 f64::from(hours) * 3600.0 + f64::from(minutes) * 60.0 + f64::from(seconds)
             }
         };
-        (seconds > 0.0).then_some(Seconds(seconds))
+        (seconds > 0.0 && seconds <= MOST_SECONDS).then_some(Seconds(seconds))
     }
     fn write(&self) -> Option<Toml> {
         Some(Toml::Float(self.0))
@@ -147,7 +171,8 @@ impl Value for Memory {
         let Some(text) = value.as_str() else { return usize::read(value, origin).filter(|&b| b > 0).map(Memory) };
         let (unit, factor) = UNITS.into_iter().find(|(unit, _)| text.ends_with(unit))?;
         let number: f64 = text.strip_suffix(unit)?.trim().parse().ok()?;
-        (number > 0.0 && number.is_finite()).then_some(Memory((number * factor) as usize))
+        // More than that is no amount of bytes, and would not be written back.
+        (number > 0.0 && number * factor < i64::MAX as f64).then_some(Memory((number * factor) as usize))
     }
     fn write(&self) -> Option<Toml> {
         Some(Toml::Integer(self.0 as i64))
@@ -199,6 +224,13 @@ impl Value for Valid {
             None => PathBuf::read(value, origin).map(Valid::File),
         }
     }
+    fn read_text(text: &str, origin: &Origin) -> Option<Self> {
+        // A number that is no fraction is more likely a mistake than a file.
+        if text.parse::<f64>().is_ok() { None } else { PathBuf::read_text(text, origin).map(Valid::File) }
+    }
+    fn problem(value: &Toml, origin: &Origin) -> Option<String> {
+        PathBuf::problem(value, origin)
+    }
     fn write(&self) -> Option<Toml> {
         match self {
             Valid::Fraction(fraction) => fraction.write(),
@@ -216,6 +248,12 @@ impl Value for TokenizerChoice {
             "bytes" => Some(TokenizerChoice::Bytes),
             _ => PathBuf::read(value, origin).map(TokenizerChoice::File),
         }
+    }
+    fn read_text(text: &str, origin: &Origin) -> Option<Self> {
+        PathBuf::read_text(text, origin).map(TokenizerChoice::File)
+    }
+    fn problem(value: &Toml, origin: &Origin) -> Option<String> {
+        PathBuf::problem(value, origin)
     }
     fn write(&self) -> Option<Toml> {
         match self {
@@ -236,15 +274,15 @@ pub enum RanksPerGroup {
 
 impl Value for RanksPerGroup {
     fn accepts() -> String {
-        "a whole number above 0, or a list of them such as [1, 2, 3]".into()
+        format!("a whole number from 1 to {MOST_RANKS}, or a list of them such as [1, 2, 3] that is no more together")
     }
     fn read(value: &Toml, origin: &Origin) -> Option<Self> {
-        let size = |value: &Toml| usize::read(value, origin).filter(|size| *size > 0);
-        match value.as_array() {
-            None => size(value).map(RanksPerGroup::Each),
-            Some(list) if list.is_empty() => None,
-            Some(list) => list.iter().map(size).collect::<Option<_>>().map(RanksPerGroup::List),
-        }
+        let size = |value: &Toml| usize::read(value, origin).filter(|size| (1..=MOST_RANKS).contains(size));
+        let Some(list) = value.as_array() else { return size(value).map(RanksPerGroup::Each) };
+        let sizes: Vec<usize> = list.iter().map(size).collect::<Option<_>>()?;
+        // At most 2^16 times a number of ranks: no overflow.
+        let fine = !sizes.is_empty() && sizes.len() <= MOST_RANKS && sizes.iter().sum::<usize>() <= MOST_RANKS;
+        fine.then_some(RanksPerGroup::List(sizes))
     }
     fn write(&self) -> Option<Toml> {
         match self {

@@ -84,6 +84,21 @@ impl Chosen {
         }
     }
 
+    /// Of a GPU: which it is (ranks that share it say the same), and the bytes of its memory that nobody uses.
+    ///
+    /// # Errors
+    /// If the GPU does not say.
+    pub fn gpu_free(&self) -> Result<Option<(String, u64)>, DeviceError> {
+        match self {
+            Chosen::Cpu { .. } => Ok(None),
+            #[cfg(feature = "cuda")]
+            Chosen::Cuda(gpu) => {
+                let context = gpu.launcher().context();
+                Ok(Some((context.properties().uuid.clone(), context.free_memory()?.0 as u64)))
+            }
+        }
+    }
+
     /// What it is called by its maker, where a program must know: GPUs.
     pub fn gpu(&self) -> Option<&str> {
         match self {

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Table;
 
+use crate::cluster::MOST_RANKS;
+use crate::paths::expand;
+use crate::plan::{MOST_GLOBAL, MOST_SEQ};
 use crate::results::Place;
 
 use super::ExperimentError;
@@ -131,6 +134,12 @@ pub struct Like {
     pub system: String,
 }
 
+/// Most steps, and runs of a cell.
+const MOST_STEPS: usize = 1_000_000;
+
+/// Longest run, in seconds.
+const MOST_SECONDS: f64 = 1e9;
+
 fn one() -> usize {
     1
 }
@@ -152,7 +161,9 @@ impl Experiment {
         let text = std::fs::read_to_string(file)
             .map_err(|reason| ExperimentError::Read { file: file.to_path_buf(), reason })?;
         let keys: Keys = toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let before =
+                |end: usize| text.as_bytes()[..end.min(text.len())].iter().filter(|byte| **byte == b'\n').count();
+            let line = error.span().map_or(1, |span| before(span.start) + 1);
             let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
             ExperimentError::Invalid { file: file.to_path_buf(), message: format!("line {line}: {message}") }
         })?;
@@ -167,32 +178,61 @@ impl Experiment {
         ExperimentError::Invalid { file: self.file.clone(), message: message.into() }
     }
 
-    /// A path of the file, which is relative to it.
+    /// A path of the file, which is relative to it, or starts with `~`.
     pub(super) fn path(&self, path: &Path) -> PathBuf {
-        self.file.parent().unwrap_or(Path::new("")).join(path)
+        // Paths that are refused have been when the file was read.
+        self.folder().join(expand(path, self.folder()).unwrap_or_else(|_| path.to_path_buf()))
+    }
+
+    fn folder(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new(""))
     }
 
     fn check(&self) -> Result<(), ExperimentError> {
         let keys = &self.keys;
-        let at_least_one = |key: &str, value: usize| match value {
-            0 => Err(self.invalid(format!("{key} = 0; it must be at least 1"))),
-            _ => Ok(()),
+        let range = |key: &str, value: usize, least: usize, most: usize| {
+            if (least..=most).contains(&value) {
+                return Ok(());
+            }
+            Err(self.invalid(format!("{key} = {value}; it must be from {least} to {most}")))
         };
-        at_least_one("steps", keys.steps)?;
-        at_least_one("rounds", keys.rounds)?;
-        if !(keys.limit.is_finite() && keys.limit > 0.0) {
-            return Err(self.invalid(format!("limit = {} must be seconds above 0", keys.limit)));
+        range("steps", keys.steps, 1, MOST_STEPS)?;
+        range("warmup", keys.warmup, 0, MOST_STEPS)?;
+        range("rounds", keys.rounds, 1, MOST_STEPS)?;
+        if !(keys.limit > 0.0 && keys.limit <= MOST_SECONDS) {
+            return Err(self.invalid(format!("limit = {} must be seconds above 0, at most {MOST_SECONDS}", keys.limit)));
+        }
+        let paths = [Some(&keys.deck), keys.place.cluster.as_ref()];
+        for path in paths.into_iter().flatten().chain(keys.cells.iter().filter_map(|axes| axes.cluster.as_ref())) {
+            let wrong = |accepted| self.invalid(format!("\"{}\" must be {accepted}", path.display()));
+            expand(path, self.folder()).map_err(wrong)?;
         }
         for name in keys.links.keys() {
             self.link_keys(name)?;
         }
         for (at, axes) in keys.cells.iter().enumerate() {
             let section = format!("cells {}", at + 1);
-            for (key, list) in [("nodes", &axes.nodes), ("ranks", &axes.ranks)] {
-                at_least_one(&format!("{section}: {key}"), list.iter().copied().min().unwrap_or(0))?;
+            if axes.ranks.is_empty() || axes.nodes.is_empty() {
+                return Err(self.invalid(format!("{section}: nodes and ranks must not be empty")));
             }
-            at_least_one(&format!("{section}: steps"), axes.steps.unwrap_or(1))?;
-            at_least_one(&format!("{section}: rounds"), axes.rounds.unwrap_or(1))?;
+            let lists: [(&str, &[usize], usize); 10] = [
+                ("nodes", &axes.nodes, MOST_RANKS),
+                ("ranks", &axes.ranks, MOST_RANKS),
+                ("seq", axes.seq.as_deref().unwrap_or_default(), MOST_SEQ),
+                ("micro", axes.micro.as_slice(), MOST_GLOBAL),
+                ("micro_tokens", axes.micro_tokens.as_slice(), MOST_SEQ),
+                ("global", axes.global.as_slice(), MOST_GLOBAL),
+                ("global_tokens", axes.global_tokens.as_slice(), MOST_GLOBAL * MOST_SEQ),
+                ("micros_per_rank", axes.micros_per_rank.as_slice(), MOST_GLOBAL),
+                ("steps", axes.steps.as_slice(), MOST_STEPS),
+                ("rounds", axes.rounds.as_slice(), MOST_STEPS),
+            ];
+            for (key, list, most) in lists {
+                list.iter().try_for_each(|value| range(&format!("{section}: {key}"), *value, 1, most))?;
+            }
+            range(&format!("{section}: warmup"), axes.warmup.unwrap_or(0), 0, MOST_STEPS)?;
+            let most = |list: &[usize]| list.iter().copied().max().unwrap_or(1);
+            range(&format!("{section}: nodes x ranks"), most(&axes.nodes) * most(&axes.ranks), 1, MOST_RANKS)?;
             let sizes = [axes.global.is_some(), axes.global_tokens.is_some(), axes.micros_per_rank.is_some()];
             if sizes.into_iter().filter(|given| *given).count() > 1 {
                 let message = "global, global_tokens and micros_per_rank exclude each other";
@@ -212,9 +252,6 @@ impl Experiment {
                     let known = known.join(", ");
                     return Err(self.invalid(format!("{section}: {key} has \"{name}\"; accepted: {known}")));
                 }
-            }
-            if axes.ranks.is_empty() || axes.nodes.is_empty() {
-                return Err(self.invalid(format!("{section}: nodes and ranks must not be empty")));
             }
         }
         Ok(())

@@ -147,7 +147,7 @@ impl Experiment {
             sets.push(format!("batch.micro={micro}"));
         }
         let ranks: usize = sizes.iter().sum();
-        let global = axes.micros_per_rank.map(|each| each * micro * ranks).or(axes.global);
+        let global = axes.micros_per_rank.map(|each| each.saturating_mul(micro).saturating_mul(ranks)).or(axes.global);
         let global = global.or(axes.global_tokens.map(|tokens| tokens / length));
         sets.extend(global.map(|global| format!("batch.global={global}")));
         let deck = read(&sets)?;

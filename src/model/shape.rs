@@ -2,6 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Largest hidden size that is accepted.
+pub const MOST_DIM: usize = 1 << 20;
+/// Most decoder blocks.
+pub const MOST_LAYERS: usize = 10_000;
+/// Most heads.
+pub const MOST_HEADS: usize = 1 << 16;
+/// Largest size of a head.
+pub const MOST_HEAD_DIM: usize = 1 << 16;
+/// Largest inner size of SwiGLU.
+pub const MOST_FFN: usize = 1 << 24;
+/// Largest vocabulary: token ids are 32-bit signed integers.
+pub const MOST_VOCAB: usize = i32::MAX as usize;
+/// Most parameters, some 10^15: with all sizes in range and this, no product of sizes of a model overflows.
+const MOST_PARAMS: u128 = 1 << 50;
+
 /// Dimensions of a LLaMA-style model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelShape {
@@ -33,6 +48,21 @@ pub enum ShapeError {
     /// A size is zero.
     #[error("model.{0} is 0; it must be at least 1")]
     Zero(&'static str),
+    /// A size that no model has.
+    #[error("model.{key} = {value} is too large; it must be at most {most}")]
+    Large {
+        /// Deck key.
+        key: &'static str,
+        /// What it was set to.
+        value: usize,
+        /// The largest that is accepted.
+        most: usize,
+    },
+    /// Sizes that are fine alone, but not together.
+    #[error(
+        "the model has {0} parameters (model.dim, layers, heads, head_dim, ffn, vocab); at most {MOST_PARAMS} are possible"
+    )]
+    Params(u128),
     /// Grouped-query attention needs whole groups.
     #[error("model.heads = {heads} is no multiple of model.kv_heads = {kv_heads}")]
     Groups {
@@ -57,18 +87,28 @@ pub enum ShapeError {
 impl ModelShape {
     /// Checks that a model of this shape can exist.
     pub fn validate(&self) -> Result<(), ShapeError> {
-        for (key, value) in [
-            ("dim", self.dim),
-            ("layers", self.layers),
-            ("heads", self.heads),
-            ("kv_heads", self.kv_heads),
-            ("head_dim", self.head_dim),
-            ("ffn", self.ffn),
-            ("vocab", self.vocab),
+        for (key, value, most) in [
+            ("dim", self.dim, MOST_DIM),
+            ("layers", self.layers, MOST_LAYERS),
+            ("heads", self.heads, MOST_HEADS),
+            ("kv_heads", self.kv_heads, MOST_HEADS),
+            ("head_dim", self.head_dim, MOST_HEAD_DIM),
+            ("ffn", self.ffn, MOST_FFN),
+            ("vocab", self.vocab, MOST_VOCAB),
         ] {
             if value == 0 {
                 return Err(ShapeError::Zero(key));
             }
+            if value > most {
+                return Err(ShapeError::Large { key, value, most });
+            }
+        }
+        let wide = |value: usize| value as u128;
+        let projections = 2 * wide(self.dim) * (wide(self.q_dim()) + wide(self.kv_dim()));
+        let block = 2 * wide(self.dim) + projections + 3 * wide(self.dim) * wide(self.ffn);
+        let params = wide(self.layers) * block + 2 * wide(self.vocab) * wide(self.dim) + wide(self.dim);
+        if params > MOST_PARAMS {
+            return Err(ShapeError::Params(params));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
             return Err(ShapeError::Groups { heads: self.heads, kv_heads: self.kv_heads });

@@ -14,7 +14,7 @@ pub mod tables;
 mod text;
 mod timeline;
 
-pub use job::{Batch, Job, Refusal};
+pub use job::{Batch, Job, MOST_GLOBAL, MOST_SEQ, Refusal};
 pub use op::{
     Access, Action, Algorithm, Call, CommId, HeadGradient, Lane, Message, Op, OpId, Payload, REDUCE_CHUNK,
     REDUCE_CHUNKS, Work, applies, stats, step,

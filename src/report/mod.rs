@@ -29,20 +29,25 @@ pub struct ReportError {
     pub reason: String,
 }
 
-/// Compares runs in a Markdown table and draws `loss.svg`, `grad_norm.svg` and `learning_rate.svg` into the folder of each.
-///
-/// # Errors
-/// If a drawing cannot be written.
-pub fn report(runs: &[Run]) -> Result<String, ReportError> {
+/// Compares runs in a Markdown table and draws `loss.svg`, `grad_norm.svg` and `learning_rate.svg` into the folder of each; a
+/// drawing that cannot be written is named.
+pub fn report(runs: &[Run]) -> String {
     let columns = ["run", "system", "steps", "train loss", "valid loss", "bits/byte", "tokens/s", "MFU %"];
     let columns = columns.into_iter().chain(["between groups MB/step", "inside MB/step", "exposed comm %"]);
     let mut table = Table::new(columns.map(String::from).collect());
     let (mut baselines, mut curves) = (Vec::new(), String::new());
     for run in runs {
         table.row(row(run));
-        curves += &format!("loss curve: {}\n", curve::draw(run)?.display());
-        let [norm, rate] = scalars::draw(run)?;
-        curves += &format!("gradient norm: {}\nlearning rate: {}\n", norm.display(), rate.display());
+        curves += &match curve::draw(run) {
+            Ok(path) => format!("loss curve: {}\n", path.display()),
+            Err(error) => format!("no loss curve: {error}\n"),
+        };
+        curves += &match scalars::draw(run) {
+            Ok([norm, rate]) => {
+                format!("gradient norm: {}\nlearning rate: {}\n", norm.display(), rate.display())
+            }
+            Err(error) => format!("no curves of gradient norm and learning rate: {error}\n"),
+        };
         // Runs of one comparison mostly share their text.
         for Baseline { name, bits } in &run.baselines {
             let line = format!("{name}: {bits:.3} bits per byte\n");
@@ -51,7 +56,7 @@ pub fn report(runs: &[Run]) -> Result<String, ReportError> {
             }
         }
     }
-    Ok(format!("{table}\n{}{curves}", baselines.concat()))
+    format!("{table}\n{}{curves}", baselines.concat())
 }
 
 /// Medians leave out the first step; a number that nothing knows is a dash.

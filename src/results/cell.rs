@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::cluster::{Costs, Groups};
+use crate::cluster::{Costs, Groups, MOST_RANKS};
 use crate::model::{Dtype, ModelShape, Recompute};
 use crate::plan::systems::SystemOptions;
-use crate::plan::{Batch, Job};
+use crate::plan::{Batch, Job, MOST_GLOBAL, MOST_SEQ};
 
 /// What trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +112,27 @@ impl Cell {
     /// Target tokens of a step, over all ranks.
     pub fn tokens(&self) -> usize {
         self.seq * self.global
+    }
+
+    /// Checks the numbers that others divide by, index with and multiply.
+    ///
+    /// # Errors
+    /// What is out of range.
+    pub fn check(&self) -> Result<(), String> {
+        self.shape.validate().map_err(|error| error.to_string())?;
+        let sizes = &self.ranks_per_node;
+        let ranks = sizes.iter().copied().fold(0, usize::saturating_add);
+        if sizes.contains(&0) || !(1..=MOST_RANKS).contains(&ranks) {
+            return Err(format!("ranks_per_node must be numbers above 0, together from 1 to {MOST_RANKS}"));
+        }
+        for (key, value, most) in
+            [("seq", self.seq, MOST_SEQ), ("micro", self.micro, MOST_GLOBAL), ("global", self.global, MOST_GLOBAL)]
+        {
+            if !(1..=most).contains(&value) {
+                return Err(format!("{key} = {value} must be from 1 to {most}"));
+            }
+        }
+        Ok(())
     }
 
     /// The job that a plan, and a prediction, is made for; `costs` are those by which pipelines spread their blocks.

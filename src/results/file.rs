@@ -45,6 +45,7 @@ fn parse(text: &str, file: &Path) -> Result<Record, ResultError> {
     if record.format != FORMAT {
         return Err(damaged(format!("has format '{}', expected '{FORMAT}'", record.format)));
     }
+    record.cell.check().map_err(|problem| damaged(format!("is no result of an experiment: {problem}")))?;
     Ok(record)
 }
 

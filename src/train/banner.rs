@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::cluster::Groups;
 use crate::deck::Deck;
 use crate::device::{Bf16Products, Chosen, HostMemory, allowed_cores, online_cores};
-use crate::fabric::{MpiLibrary, is_launched, mpi_library};
+use crate::fabric::{MpiLibrary, mpi_library};
 use crate::model::Dtype;
 use crate::plan::Job;
 
@@ -22,9 +22,6 @@ pub fn say(deck: &Deck, job: &Job, found: &Groups, device: &Chosen, threads: usi
         job.batch.tokens(),
         folder.display(),
     );
-    if let Some(text) = remark(deck, job.groups.ranks(), is_launched()) {
-        log::warn!("{text}");
-    }
 }
 
 /// This program's version, the MPI library, and the ranks.
@@ -64,24 +61,6 @@ fn computing(device: &Chosen, threads: usize, dtype: Dtype) -> String {
     format!("each rank computes {on} in {}; free on rank 0's node: {cores}{}", dtype.name(), memory.unwrap_or_default())
 }
 
-/// What to say of a run on one rank that looks as if several were meant.
-fn remark(deck: &Deck, ranks: usize, launched: bool) -> Option<String> {
-    if ranks > 1 || launched {
-        return None;
-    }
-    let file = deck.file.display();
-    let start = format!("`mpirun -n 4 tawpipe train {file}` starts 4 ranks");
-    match deck.system.name() {
-        _ if deck.cluster.ranks_per_group.is_some() => {
-            Some(format!("cluster.ranks_per_group is for several ranks, but this run has one; {start}"))
-        }
-        "single" => None,
-        system => Some(format!(
-            "system {system} spreads a model over several ranks, but this run has one, which holds all of it; {start}"
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,22 +79,5 @@ mod tests {
         );
         let alone = Groups::new(&[1]);
         assert_eq!(program(&alone, &alone, None), format!("tawpipe {version}, without MPI: 1 rank"));
-    }
-
-    /// One rank that no launcher has started, with a system or groups for several, is remarked on.
-    #[test]
-    fn one_rank_is_remarked_on() {
-        let deck = |text: &str| {
-            let base = "[model]\ndim = 32\nlayers = 2\nheads = 4\n[data]\ntext = \"t\"\n";
-            Deck::parse(&format!("{base}{text}"), Path::new("d.toml"), &[]).unwrap()
-        };
-        let (fsdp, single) = (deck("[system]\nname = \"fsdp\""), deck("[system]\nname = \"single\""));
-        let said = remark(&fsdp, 1, false).unwrap();
-        assert!(said.contains("fsdp") && said.contains("mpirun -n 4 tawpipe train d.toml"), "{said}");
-        assert_eq!(remark(&fsdp, 2, false), None);
-        assert_eq!(remark(&fsdp, 1, true), None);
-        assert_eq!(remark(&single, 1, false), None);
-        let grouped = deck("[system]\nname = \"single\"\n[cluster]\nranks_per_group = 2");
-        assert!(remark(&grouped, 1, false).unwrap().contains("cluster.ranks_per_group"));
     }
 }

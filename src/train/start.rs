@@ -11,10 +11,10 @@ use crate::cluster::Groups;
 use crate::deck::Deck;
 use crate::device::beside;
 use crate::exit::Exit;
-use crate::fabric::{Control, warn_about_cores};
+use crate::fabric::{Control, is_launched, warn_about_cores};
 use crate::metrics::{Metrics, Progress, RunInfo};
 use crate::model::ModelShape;
-use crate::plan::check::check;
+use crate::plan::check::{Summary, check};
 use crate::plan::systems::{Schedule, schedule};
 
 use super::folder::Found;
@@ -24,7 +24,7 @@ use super::lock::Lock;
 use super::run::{Output, Run};
 use super::{
     Agreed, MakeWire, RunState, Session, TrainOptions, agree, banner, changes, costs, device, folder, messages, meter,
-    patience, products,
+    need, patience, products, remark,
 };
 
 impl<'a> Run<'a> {
@@ -39,7 +39,12 @@ impl<'a> Run<'a> {
         let rank = control.rank();
         let bad = Exit::BadInput;
         let ranks = control.size();
-        let groups = agree(control, bad, deck.groups(ranks).map_err(Into::into))?.unwrap_or_else(|| found.clone());
+        let alone = ranks == 1 && !is_launched();
+        let groups = deck.groups(ranks).map_err(|error| match alone {
+            true => anyhow::anyhow!("{error}; {}", remark::command(&deck)),
+            false => error.into(),
+        });
+        let groups = agree(control, bad, groups)?.unwrap_or_else(|| found.clone());
         let (folder, lock, resumes) = enter(&deck, options, control)?;
         // The checkpoint holds the model that a run continues with.
         let source = deck.model.from.as_ref().filter(|_| !resumes).map(|path| Ok(checkpoint::open(path)?)).transpose();
@@ -66,7 +71,11 @@ impl<'a> Run<'a> {
         let messages = messages::choose(&deck, &device, control, wire)?;
         costs::settle(&mut deck, &shape, &device, control, resumes.then_some(&folder))?;
         let gpu = device.gpu().is_some();
-        let schedule = agree(control, bad, planned(&deck, shape, &groups, gpu, rank))?;
+        let memory = agree(control, bad, need::look(&device, control).map_err(Into::into))?;
+        let loaded = resumes || source.is_some();
+        let fits =
+            |summary: &Summary, beside| need::compare(&need::needs(summary, &device, beside, loaded), &memory, found);
+        let schedule = agree(control, bad, planned(&deck, shape, &groups, gpu, (rank == 0).then_some(&fits as &Fits)))?;
         // A text is tokenised once a machine; here one rank after the other would be the safest, but the cache file
         // appears whole, so that at worst the work is done twice.
         let dataset = agree(control, bad, deck.dataset(schedule.job.shape.vocab).map_err(Into::into))?;
@@ -105,6 +114,8 @@ impl<'a> Run<'a> {
         let output = agree(control, bad, output.transpose())?;
         if rank == 0 {
             banner::say(&deck, &session.schedule.job, found, &device, threads, &folder);
+            let alone = alone.then(|| remark::alone(&deck)).flatten();
+            remark::of_deck(&deck).into_iter().chain(alone).for_each(|remark| log::warn!("{remark}"));
         }
         let guard = Guard::new(&deck.run);
         let resumed = resumes.then_some(state.step);
@@ -166,21 +177,30 @@ fn timeout(deck: &Deck) -> Duration {
     Duration::from_secs_f64(deck.run.timeout.0)
 }
 
-/// What the ranks are to do, proved on rank 0.
-fn planned(deck: &Deck, shape: ModelShape, groups: &Groups, gpu: bool, rank: usize) -> anyhow::Result<Schedule> {
+/// Whether the machine has what a plan needs, with what a GPU keeps beside it; else a sentence.
+type Fits<'a> = dyn Fn(&Summary, usize) -> Result<(), String> + 'a;
+
+/// What the ranks are to do, on rank 0 proved and compared with what `fits` the machine (with what GPUs keep beside it).
+fn planned(
+    deck: &Deck,
+    shape: ModelShape,
+    groups: &Groups,
+    gpu: bool,
+    fits: Option<&Fits>,
+) -> anyhow::Result<Schedule> {
     let mut job = deck.job(shape, groups.clone())?;
     let beside = if gpu { beside(&job.shape, job.batch.seq).iter().map(|(_, bytes)| bytes).sum() } else { 0 };
     let limit = job.memory;
     job.memory = limit.map(|limit| limit.saturating_sub(beside));
     let schedule = schedule(&job)?;
-    if rank == 0 {
-        prove(&schedule, limit, beside)?;
+    if let Some(fits) = fits {
+        fits(&prove(&schedule, limit, beside)?, beside).map_err(anyhow::Error::msg)?;
     }
     Ok(schedule)
 }
 
 /// Proves all ranks' plans, and that they fit where the deck sets a limit. A GPU holds some bytes beside the plan's slots.
-fn prove(schedule: &Schedule, limit: Option<usize>, beside: usize) -> anyhow::Result<()> {
+fn prove(schedule: &Schedule, limit: Option<usize>, beside: usize) -> anyhow::Result<Summary> {
     let summary = match check(schedule, &schedule.ranks()) {
         Ok(summary) => summary,
         Err(defects) => {
@@ -200,7 +220,7 @@ fn prove(schedule: &Schedule, limit: Option<usize>, beside: usize) -> anyhow::Re
             mib(limit)
         );
     }
-    Ok(())
+    Ok(summary)
 }
 
 /// Collective. Goes on from the run's newest checkpoint. Says how far the run has come, and on rank 0 whether it trains

@@ -45,7 +45,7 @@ fn one_rank() {
         1,
         "{text}"
     );
-    assert_eq!(lines(&text, &["warn", "fsdp", "mpirun -n 4 tawpipe train deck.toml"]).len(), 1, "{text}");
+    assert_eq!(lines(&text, &["warn", "fsdp", "mpirun -n 2 tawpipe train deck.toml"]).len(), 1, "{text}");
     std::fs::remove_dir_all(folder.path().join("run")).unwrap();
     let text = train("system.name=single", folder.path());
     assert!(!text.contains("mpirun"), "{text}");
@@ -60,5 +60,5 @@ fn two_ranks_as_two_groups() {
     let line = [program, "train", "deck.toml", "--set", "cluster.ranks_per_group=1"];
     let text = log(mpirun(2).args(line).current_dir(folder.path()));
     assert_eq!(lines(&text, &["thread level serialized: 2 ranks in groups of 1 + 1 on 1 node"]).len(), 1, "{text}");
-    assert!(!text.contains("mpirun -n 4"), "{text}");
+    assert!(!text.contains("mpirun -n"), "{text}");
 }

@@ -13,17 +13,21 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of `threads` threads; with one, the caller's thread does the work.
+    /// A pool of `threads` threads; with one, the caller's thread does the work. Where the system refuses so many, there are
+    /// fewer, and a warning.
     pub fn new(threads: usize) -> Self {
-        let build = || {
-            let name = |i| format!("compute-{i}");
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .thread_name(name)
-                .build()
-                .expect("threads for the pool")
-        };
-        Pool { threads: threads.max(1), pool: (threads > 1).then(build) }
+        let mut count = threads.max(1);
+        while count > 1 {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("compute-{i}"));
+            match builder.build() {
+                Ok(pool) => return Pool { threads: count, pool: Some(pool) },
+                Err(reason) => {
+                    log::warn!("{count} computing threads cannot be started ({reason}); trying {}", count / 2);
+                    count /= 2;
+                }
+            }
+        }
+        Pool { threads: 1, pool: None }
     }
 
     /// Number of threads.

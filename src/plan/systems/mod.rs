@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::Rank;
 use crate::model::Shards;
 
-use super::{Batch, Job, RankPlan, Refusal, Split};
+use super::{Job, RankPlan, Refusal, Split};
 
 mod local;
 mod pipeline;
@@ -178,11 +178,7 @@ pub fn find(name: &str) -> Option<&'static Entry> {
 /// # Errors
 /// A sentence that says why the system cannot run the job.
 pub fn schedule(job: &Job) -> Result<Schedule, Refusal> {
-    job.shape.validate().map_err(|e| Refusal(e.to_string()))?;
-    let Batch { seq, micro, micros } = job.batch;
-    if seq * micro * micros == 0 {
-        return Err(Refusal(format!("an empty batch: {micros} micro-batches of {micro} sequences of {seq} tokens")));
-    }
+    job.check()?;
     let name = job.system.name();
     let entry = find(name).ok_or_else(|| Refusal(format!("there is no system \"{name}\"")))?;
     entry.system.schedule(job)

@@ -43,7 +43,7 @@ impl Stages {
     /// If there are more chunks than units.
     pub fn new(job: &Job, placement: Placement) -> Result<Self, Refusal> {
         let (ranks, units) = (job.groups.ranks(), job.shape.layers + 2);
-        let chunks = ranks * placement.chunks();
+        let chunks = ranks.saturating_mul(placement.chunks());
         if chunks > units {
             let stages = match placement.chunks() {
                 1 => format!("{ranks} stages, one a rank"),

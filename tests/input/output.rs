@@ -2,29 +2,13 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 
-use tempfile::TempDir;
+use super::{folder, tawpipe};
 
-const DECK: &str = r#"
-model = { dim = 32, layers = 2, heads = 4 }
-data = { text = "text.txt", seq = 8 }
-batch = { global = 4, micro = 2 }
-run = { steps = 30, folder = "run", device = "cpu" }
-"#;
-
-/// A folder with a deck, its text and a cluster.
-fn folder() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("deck.toml"), DECK).unwrap();
-    std::fs::write(folder.path().join("text.txt"), "In the beginning was the Word.\n".repeat(20)).unwrap();
-    folder
-}
-
-/// Both streams of a command, as something to write to.
+/// How a command ends that writes there.
 fn ends(folder: &Path, args: &[&str], out: Stdio, err: Stdio) -> ExitStatus {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tawpipe"));
-    command.args(args).current_dir(folder).stdin(Stdio::null()).stdout(out).stderr(err).status().unwrap()
+    tawpipe(folder, args).stdout(out).stderr(err).status().unwrap()
 }
 
 fn full() -> Stdio {
