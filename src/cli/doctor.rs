@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::doctor::{Finding, Verdict, alone, inside, json, probe, refused, text};
 use crate::exit::Exit;
 use crate::fabric::{FabricError, is_launched, leave};
+use crate::output::outln;
 
 use super::args::DoctorArgs;
 use super::launch::launched_rank;
@@ -14,7 +15,7 @@ use super::launch::launched_rank;
 /// Examines and prints, on rank 0.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<Exit> {
     if args.probe {
-        println!("{}", probe()?);
+        outln!("{}", probe()?);
         return Ok(Exit::Done);
     }
     let (wait, as_json) = (Duration::from_secs_f64(args.wait), args.json);
