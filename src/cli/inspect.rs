@@ -43,7 +43,7 @@ fn text(path: &Path) -> Option<String> {
     let sound = std::str::from_utf8(&start)
         .map_or_else(|error| error.error_len().is_none() && (start.len() as u64) < about.len(), |_| true);
     let plain = |byte: &u8| *byte >= b' ' || b"\t\r\n\x0c".contains(byte);
-    if !sound || !start.iter().all(plain) || start.starts_with(b"{\"step\":") {
+    if !sound || !start.iter().all(plain) || crate::metrics::is_journal(&start) {
         return None;
     }
     std::fs::read_to_string(path).ok()

@@ -44,13 +44,18 @@ pub fn inspect(path: &Path) -> Result<String, InspectError> {
             Err(_) => Ok(crate::checkpoint::inspect(path)?),
         };
     }
-    if start.starts_with(b"{\"step\":") || start.starts_with(b"{\"part\":") {
+    if is_journal(&start) {
         return Ok(format!("{}: tawpipe journal\n{}", path.display(), summary(&read_journal(path)?)));
     }
     if start.get(8) == Some(&b'{') || path.extension().is_some_and(|e| e == "safetensors") {
         return Ok(safetensors(&TensorFile::open(path)?, path));
     }
     Ok(tokens(path)?)
+}
+
+/// Whether a file that starts so is a journal.
+pub fn is_journal(start: &[u8]) -> bool {
+    start.starts_with(b"{\"step\":") || start.starts_with(b"{\"part\":")
 }
 
 fn run(folder: &Path) -> Result<String, InspectError> {

@@ -18,7 +18,7 @@ mod table;
 mod writer;
 
 pub use error::MetricsError;
-pub use inspect::{InspectError, inspect};
+pub use inspect::{InspectError, inspect, is_journal};
 pub use journal::{History, Journal, read_journal};
 pub use part::{Part, RunInfo};
 pub use progress::Progress;

@@ -25,7 +25,7 @@ fn runs(folder: &Path, names: &[&str]) {
 fn report_passes_over_what_it_cannot_use() {
     let folder = folder();
     runs(folder.path(), &["runs/a", "runs/b", "runs/torn"]);
-    fs::write(folder.path().join("runs/torn/metrics.jsonl"), "{\"step\": 1}\n").unwrap();
+    fs::write(folder.path().join("runs/torn/deck.toml"), "[model").unwrap();
     fs::create_dir(folder.path().join("empty")).unwrap();
     let args = ["report", "runs/a", "runs/torn", "empty", "nowhere", "runs/b"];
     let (code, out, err) = run(&mut tawpipe(folder.path(), &args));
