@@ -1,7 +1,8 @@
 //! One run of a cell: its lines, the counters at each of them, its time limit.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,8 +12,10 @@ use serde_json::Value;
 
 use crate::results::{Step, Wire};
 
-/// Lines of standard error that are kept.
+/// Lines of standard error that are kept in the result.
 const KEPT: usize = 20;
+/// Bytes of standard error that go into a file.
+const LOGGED: usize = 1 << 20;
 /// Between two looks at a child.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a program that was asked to end may take.
@@ -54,13 +57,30 @@ struct Heard {
     torch: Option<String>,
 }
 
-/// Runs a command that prints one JSON object a step: `warmup` steps and `steps` more, within `limit`.
+/// Runs a command that prints one JSON object a step: `warmup` steps and `steps` more, within `limit`. Its standard error
+/// goes into the file `log`, which stays if the run fails.
 pub fn run(
+    command: Command,
+    [warmup, steps]: [usize; 2],
+    nodes: &[(String, PathBuf)],
+    limit: Duration,
+    stop: &dyn Fn() -> bool,
+    log: &Path,
+) -> End {
+    let end = watch(command, [warmup, steps], nodes, limit, stop, log);
+    if !matches!(end, End::Failed { .. }) {
+        let _ = std::fs::remove_file(log);
+    }
+    end
+}
+
+fn watch(
     mut command: Command,
     [warmup, steps]: [usize; 2],
     nodes: &[(String, PathBuf)],
     limit: Duration,
     stop: &dyn Fn() -> bool,
+    log: &Path,
 ) -> End {
     // A group of its own: Ctrl-C reaches it through us, and what it leaves can be ended.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -75,7 +95,10 @@ pub fn run(
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let files: Vec<PathBuf> = nodes.iter().map(|(_, file)| file.clone()).collect();
     let heard = std::thread::spawn(move || stdout.map(|out| listen(BufReader::new(out), &files)).unwrap_or_default());
-    let log = std::thread::spawn(move || stderr.map(|err| last_lines(BufReader::new(err))).unwrap_or_default());
+    // Without the file, for which the disk may be full, the last lines are still kept.
+    let file =
+        log.parent().and_then(|folder| std::fs::create_dir_all(folder).ok()).and_then(|()| File::create(log).ok());
+    let log = std::thread::spawn(move || stderr.map(|err| last_lines(BufReader::new(err), file)).unwrap_or_default());
 
     let mut asked: Option<(Instant, bool)> = None;
     let mut killed = false;
@@ -110,9 +133,10 @@ pub fn run(
         (Some((_, false)), _) => return failed(format!("not done within {:.0} s", limit.as_secs_f64())),
         (None, Err(error)) => return failed(error),
         (None, Ok(status)) if !status.success() => {
-            // The program's own line, which the launcher buries under several of its own.
-            let own = log.iter().rev().find_map(|line| Some(line.split_once("tawpipe: ")?.1));
-            return failed(own.map_or_else(|| format!("ended with {status}"), |own| format!("{status}: {own}")));
+            return failed(match last_words(&log) {
+                Some(words) => format!("{status}: {words}"),
+                None => format!("ended with {status}"),
+            });
         }
         _ => {}
     }
@@ -180,10 +204,22 @@ fn wire(nodes: &[(String, PathBuf)], counters: &[Counters], warmup: usize, steps
     .collect()
 }
 
-fn last_lines(lines: impl BufRead) -> Vec<String> {
-    let mut kept = VecDeque::new();
+/// What a program said of its end: its own line, which the launcher buries under several of its own; else the last line before
+/// those of the launcher, which it puts between rules.
+fn last_words(log: &[String]) -> Option<&str> {
+    let own = log.iter().rev().find_map(|line| Some(line.split_once("tawpipe: ")?.1));
+    let rule = |line: &&String| line.len() > 20 && line.chars().all(|c| c == '-');
+    own.or_else(|| log.iter().take_while(|line| !rule(line)).last().or(log.last()).map(String::as_str))
+}
+
+fn last_lines(lines: impl BufRead, mut file: Option<File>) -> Vec<String> {
+    let (mut kept, mut logged) = (VecDeque::new(), 0);
     // Text, but not everything that programs say is UTF-8.
     for line in lines.split(b'\n').map_while(Result::ok) {
+        logged += line.len() + 1;
+        if let Some(file) = file.as_mut().filter(|_| logged <= LOGGED) {
+            let _ = file.write_all(&[&line[..], b"\n"].concat());
+        }
         let line = String::from_utf8_lossy(&line).trim_end().to_string();
         if !line.trim().is_empty() {
             kept.push_back(line);
@@ -200,9 +236,34 @@ mod tests {
     use super::*;
 
     fn shell(text: &str, steps: usize, limit: f64, stop: bool) -> End {
+        let folder = tempfile::tempdir().unwrap();
+        logged(text, steps, limit, stop, &folder.path().join("logs/run.log"))
+    }
+
+    fn logged(text: &str, steps: usize, limit: f64, stop: bool, log: &Path) -> End {
         let mut command = Command::new("sh");
         command.args(["-c", text]);
-        run(command, [1, steps], &[], Duration::from_secs_f64(limit), &|| stop)
+        run(command, [1, steps], &[], Duration::from_secs_f64(limit), &|| stop, log)
+    }
+
+    /// What a run that fails has said stays in a file, and its last words are the reason, also where the program did not say
+    /// it in a line of its own and the launcher speaks after it; of a run that is done no file stays.
+    #[test]
+    fn a_failure_keeps_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("logs/cell.log");
+        let rule = "-".repeat(74);
+        let text = format!(
+            "for i in $(seq 30); do echo step $i >&2; done; echo memory allocation failed >&2; echo {rule} >&2; \
+             echo mpirun noticed >&2; exit 134"
+        );
+        let End::Failed { reason, log: kept, .. } = logged(&text, 1, 20.0, false, &log) else { panic!("failed") };
+        assert!(reason.contains("134") && reason.ends_with(": memory allocation failed"), "{reason}");
+        assert_eq!(kept.len(), KEPT);
+        let whole = std::fs::read_to_string(&log).unwrap();
+        assert!(whole.starts_with("step 1\n") && whole.ends_with("mpirun noticed\n"), "{whole}");
+        assert!(matches!(logged(&format!("{LINE} {LINE} echo fine >&2"), 1, 20.0, false, &log), End::Done(_)));
+        assert!(!log.exists());
     }
 
     const LINE: &str = "echo '{\"step\":1,\"loss\":2.5,\"step_s\":0.5,\"tokens_per_s\":8,\"bytes_inter\":3}';";

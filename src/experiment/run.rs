@@ -293,7 +293,8 @@ impl Session<'_> {
         let (date, start) = (now(), Instant::now());
         let typed = typed(&command, &absolute);
         log::debug!("{typed}");
-        let end = child::run(command, [cell.warmup, cell.steps], &self.host.counters(), limit, self.stop);
+        let log = self.options.results.join("logs").join(format!("{}.log", cell.id));
+        let end = child::run(command, [cell.warmup, cell.steps], &self.host.counters(), limit, self.stop, &log);
         let seconds = start.elapsed().as_secs_f64();
         self.seconds.push(seconds);
         match end {
@@ -301,15 +302,15 @@ impl Session<'_> {
                 self.host.clean();
                 Ok((String::new(), false))
             }
-            End::Failed { reason, log, killed } => {
+            End::Failed { reason, log: lines, killed } => {
                 if killed {
                     self.host.clean();
                 }
-                let said = format!("failed: {reason}");
+                let said = format!("failed: {reason} (all it said: {})", log.display());
                 if record.rounds().is_empty() {
-                    record.outcome = Outcome::Failed { reason, log };
+                    record.outcome = Outcome::Failed { reason, log: lines };
                 } else {
-                    record.remarks.push(format!("a run failed: {reason}"));
+                    record.remarks.push(format!("a run failed: {reason}; its last lines: {}", lines.join(" | ")));
                 }
                 Ok((said, true))
             }
