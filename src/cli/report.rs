@@ -85,7 +85,7 @@ fn results(folder: &Path, args: &ReportArgs) -> anyhow::Result<()> {
     let beside = args.beside.as_deref().map(read_folder).transpose().map_err(|error| Unusable(error.to_string()))?;
     let beside = beside.unwrap_or_default();
     let found = findings(&first.cell.experiment, &records, &args.reference, &beside, &raw);
-    found.save(out)?;
+    found.save(out, args.png)?;
     out!("{}", found.markdown);
     log::info!("written: {} and {} figures", out.join("README.md").display(), found.figures.len());
     Ok(())

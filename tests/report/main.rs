@@ -160,7 +160,7 @@ fn figures_of_a_small_experiment() {
     let found = report(&small());
     assert_eq!(names(&found), ["throughput", "time", "bytes", "memory", "ablation", "prediction"]);
     let folder = tempfile::tempdir().unwrap();
-    found.save(folder.path()).unwrap();
+    found.save(folder.path(), true).unwrap();
     for (name, svg) in &found.figures {
         let picture = std::fs::read(folder.path().join(format!("{name}.png"))).unwrap();
         assert_eq!(&picture[1..4], b"PNG", "{name}");
@@ -216,6 +216,49 @@ fn a_map_says_who_wins() {
     }
 }
 
+/// Where two kinds are level the map names both and says by how much the next one is behind; its legend has no kind that wins
+/// nowhere.
+#[test]
+fn a_map_of_level_systems_says_more() {
+    let mut records = Vec::new();
+    for rate in [1.0, 10.0, 100.0] {
+        for seq in [1024, 2048, 4096] {
+            let place = |cell: &mut Cell| {
+                cell.seq = seq;
+                cell.link =
+                    Link { name: format!("{rate} Gbit/s"), rate: Some(rate * 1e9), latency: 0.0, derivation: None };
+            };
+            records.push(simulated("TawPipe", "tawpipe", place, 1000.0));
+            records.push(simulated("HSDP", "hsdp", place, 995.0));
+            records.push(simulated("1F1B", "1f1b", place, 500.0));
+        }
+    }
+    let found = report(&records);
+    let map = &found.figures.iter().find(|(name, _)| name == "map").unwrap().1;
+    assert_eq!(map.matches(">= HSDP; 2.0 x<").count(), 9, "{map}");
+    assert!(!map.contains("level<") && !map.contains(">1F1B<"), "{map}");
+}
+
+/// Weak and strong scaling of one experiment meet at settings that differ in the sequences of a step alone: their rows say so.
+/// Families of lines differ in their titles.
+#[test]
+fn rows_and_panels_are_told_apart() {
+    let of = |ranks: usize, global: usize, seq: usize| {
+        let change = |cell: &mut Cell| {
+            cell.ranks_per_node = vec![2; ranks / 2];
+            (cell.global, cell.seq) = (global, seq);
+        };
+        simulated("TawPipe", "tawpipe", change, 1000.0)
+    };
+    let found = report(&[of(4, 64, 256), of(8, 128, 256), of(4, 96, 256), of(8, 96, 256)]);
+    let rows: Vec<&str> = found.markdown.lines().filter(|line| line.starts_with("| TawPipe")).collect();
+    let settings: Vec<&str> = rows.iter().map(|row| row.split('|').nth(2).unwrap().trim()).collect();
+    assert!(settings.iter().any(|words| words.contains("96 sequences")), "{settings:?}");
+    let found = report(&[of(4, 64, 256), of(8, 128, 256), of(4, 64, 512), of(8, 128, 512)]);
+    let figure = &found.figures.iter().find(|(name, _)| name == "weak-scaling").unwrap().1;
+    assert!(figure.contains("256 tokens: speed") && figure.contains("512 tokens: speed"), "{figure}");
+}
+
 /// Ranks that grow with the work are weak scaling, ranks that grow without it strong scaling; half the speed a rank is an
 /// efficiency of 50 %.
 #[test]
@@ -265,6 +308,8 @@ fn the_program_reports_and_refuses() {
     program().arg("report").arg(folder.path()).assert().success();
     let text = std::fs::read_to_string(folder.path().join("README.md")).unwrap();
     assert_eq!(text, report(&records).markdown);
+    assert!(folder.path().join("throughput.svg").exists() && !folder.path().join("throughput.png").exists());
+    program().arg("report").arg(folder.path()).arg("--png").assert().success();
     assert!(folder.path().join("throughput.png").exists());
 
     let refused = |arguments: &[&str], words: &[&str]| {

@@ -259,8 +259,9 @@ pub fn ablation(view: &View) -> Option<String> {
         cells.into_iter().any(|cell| cell.series == **name && cell.system == "tawpipe")
     };
     let series: Vec<&str> = view.series.iter().filter(variant).copied().collect();
-    // The one with the shortest name has no options in it.
-    let plain = *series.iter().min_by_key(|name| name.len())?;
+    // The published system, of which the others change a part; else the one whose name, the shortest, has no options in it.
+    let published = series.iter().find(|name| **name == "TawPipe paper");
+    let plain = *published.or(series.iter().min_by_key(|name| name.len()))?;
     if series.len() < 3 {
         return None;
     }

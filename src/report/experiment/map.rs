@@ -57,12 +57,13 @@ pub fn map(view: &View) -> Option<String> {
     let grid = grid(view)?;
     let tile = |setting: &Option<usize>| {
         let winner = winner(view, (*setting)?)?;
-        let by = winner.over.map_or("alone".into(), |(ratio, _)| by(ratio));
+        let by = lead(view, (*setting)?, &winner);
         let colour = family(winner.entry);
         Some(Tile { colour, winner: winner.entry.record.cell.series.clone(), by })
     };
     let mut legend: Vec<Item> = Vec::new();
-    for entry in &view.entries {
+    let winners = grid.settings.iter().flatten().flatten().filter_map(|&setting| winner(view, setting));
+    for entry in winners.map(|winner| winner.entry) {
         let words = system_words(&entry.record.cell.system);
         let item = Item::Fill(Fill::Solid(family(entry)), words.into());
         if !legend.contains(&item) {
@@ -75,7 +76,7 @@ pub fn map(view: &View) -> Option<String> {
     let figure = Map {
         title: "The fastest system, and its lead over the fastest of any other kind".into(),
         under: format!(
-            "{}, {} blocks of width {}, {} ranks ({}), {}",
+            "{}, {} blocks of width {}, {} ranks ({}), {}; = X: level with X, then the lead over the next",
             if view.measured() { "measured" } else { "predicted" },
             cell.shape.layers,
             cell.shape.dim,
@@ -92,6 +93,21 @@ pub fn map(view: &View) -> Option<String> {
         curves: curves(view, &grid),
     };
     Some(figure.svg())
+}
+
+/// How far the winner of a setting leads. Of a kind that is level with it the name, and the lead over the fastest that is not.
+fn lead(view: &View, setting: usize, winner: &Winner) -> String {
+    let Some((ratio, next)) = winner.over else { return "alone".into() };
+    if by(ratio) != "level" {
+        return by(ratio);
+    }
+    let fastest = winner.entry.speed().unwrap_or(0.0);
+    let behind = view.at(setting).filter(|other| family(other) != family(winner.entry));
+    let ratios =
+        behind.filter_map(|other| other.speed()).map(|speed| fastest / speed).filter(|&ratio| by(ratio) != "level");
+    let least = ratios.fold(f64::INFINITY, f64::min);
+    let rest = if least.is_finite() { format!("; {}", by(least)) } else { String::new() };
+    format!("= {}{rest}", system_words(&next.record.cell.system))
 }
 
 /// `+12 %`, `2.3 x`, or that nobody leads.

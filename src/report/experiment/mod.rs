@@ -30,15 +30,15 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Writes `README.md` and every figure as SVG and PNG.
+    /// Writes `README.md` and every figure as SVG, if asked for also as PNG.
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn save(&self, folder: &Path) -> Result<(), ReportError> {
+    pub fn save(&self, folder: &Path, png: bool) -> Result<(), ReportError> {
         let failed = |path: &Path, error: std::io::Error| ReportError { path: path.into(), reason: error.to_string() };
         std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
         for (name, svg) in &self.figures {
-            figure::save(folder, name, svg)?;
+            figure::save(folder, name, svg, png)?;
         }
         let file = folder.join("README.md");
         std::fs::write(&file, &self.markdown).map_err(|error| failed(&file, error))

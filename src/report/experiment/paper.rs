@@ -46,13 +46,15 @@ pub fn paper(view: &View, beside: &View) -> Option<Table> {
     (rows > 0).then_some(table)
 }
 
-/// Speed of "TawPipe" over that of a series, in the case of a width.
+/// Speed of the published TawPipe over that of a series, in the case of a width. Before there were presets it was called
+/// "TawPipe".
 fn ratio(view: &View, series: &str, width: usize) -> Option<f64> {
     let mark = |text: &str| text.ends_with(&format!("H{width}")) || text.ends_with(&format!("H={width}"));
     let cases = (0..view.settings.len()).filter(|&s| {
         let setting = &view.settings[s];
         (mark(&setting.model) || mark(&setting.link)) && (setting.seq == 16384 || setting.model != format!("H{width}"))
     });
-    let mut ratios = cases.filter_map(|s| Some(view.find(s, "TawPipe")?.speed()? / view.find(s, series)?.speed()?));
+    let published = |s| view.find(s, "TawPipe paper").or_else(|| view.find(s, "TawPipe"));
+    let mut ratios = cases.filter_map(|s| Some(published(s)?.speed()? / view.find(s, series)?.speed()?));
     ratios.next()
 }

@@ -163,8 +163,20 @@ fn family_words(view: &View, family: &[usize]) -> String {
     if differ(|s| s.model.clone()) && family.iter().all(|&other| view.settings[other].model == setting.model) {
         words.push(setting.model.clone());
     }
-    if differ(|s| s.link.clone()) && !differ(place) {
+    if differ(|s| s.link.clone())
+        && !differ(place)
+        && family.iter().all(|&other| view.settings[other].link == setting.link)
+    {
         words.push(setting.link.clone());
+    }
+    let names: [fn(&Setting) -> String; 2] = [
+        |s| format!("{} tokens", s.seq),
+        |s| format!("{} ranks ({})", s.ranks(), super::view::nodes(&s.ranks_per_node)),
+    ];
+    for name in names {
+        if differ(name) && family.iter().all(|&other| name(&view.settings[other]) == name(setting)) {
+            words.push(name(setting));
+        }
     }
     words.join(", ")
 }

@@ -146,6 +146,12 @@ impl<'a> View<'a> {
             words.push(if words.is_empty() { here.link.clone() } else { format!("{} sequences", here.global) });
         }
         words.retain(|word| !word.is_empty());
+        let sequences = format!("{} sequences", here.global);
+        // Weak and strong scaling meet settings that differ in nothing else.
+        let alike = |other: &Setting| names.iter().all(|name| name(other) == name(here)) && other.global != here.global;
+        if !words.contains(&sequences) && self.settings.iter().any(alike) {
+            words.push(sequences);
+        }
         words.join(", ")
     }
 

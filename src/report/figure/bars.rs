@@ -149,7 +149,8 @@ impl Bars {
             for (mark, value) in &bar.marks {
                 mark.draw(svg, (ruler.at(*value), middle), 4.5, INK);
             }
-            svg.text((ruler.at(bar.reach()) + 8.0, middle + 4.5), Anchor::Start, 11.5, INK, &bar.words());
+            // In a column of their own: beside a mark a number would be taken for the mark's.
+            svg.text((x + width, middle + 4.5), Anchor::End, 11.5, INK, &bar.words());
         }
         svg.line((x, top), (x, bottom), INK, 1.2);
         let middle = (ruler.at(0.0) + ruler.end()) / 2.0;

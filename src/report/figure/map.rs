@@ -124,10 +124,20 @@ fn words(svg: &mut Svg, tile: Option<&Tile>, (x, y): (f64, f64)) {
     let lines = if fits(&tile.winner) < 0.8 { halves(&tile.winner) } else { vec![tile.winner.as_str()] };
     let size = 11.5 * lines.iter().map(|line| fits(line)).fold(1.0, f64::min);
     let down = if lines.len() > 1 { 5.0 } else { 0.0 };
+    // What is written covers a curve that passes.
+    let mut clear = |(x, y): (f64, f64), line: &str, size: f64| {
+        let width = (wide(line, size) + 4.0).min(WIDTH - 4.0);
+        svg.rect(Rect { x: x - width / 2.0, y: y - size + 1.0, width, height: size + 2.0 }, tile.colour, None);
+    };
+    for (above, line) in lines.iter().rev().enumerate() {
+        clear((x, y - 3.0 + down - 12.0 * above as f64), line, size);
+    }
+    clear((x, y + 13.0 + 0.8 * down), &tile.by, 11.0);
     for (above, line) in lines.iter().rev().enumerate() {
         svg.bold((x, y - 3.0 + down - 12.0 * above as f64), Anchor::Middle, size, ink, line);
     }
-    svg.text((x, y + 13.0 + 0.8 * down), Anchor::Middle, 11.0, ink, &tile.by);
+    let size = 11.0 * ((WIDTH - 6.0) / wide(&tile.by, 11.0)).min(1.0);
+    svg.text((x, y + 13.0 + 0.8 * down), Anchor::Middle, size, ink, &tile.by);
 }
 
 /// A name cut at the space nearest to its middle, if it has one.

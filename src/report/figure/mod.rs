@@ -1,4 +1,4 @@
-//! Figures of experiments: horizontal bars, lines and maps, as SVG and as PNG.
+//! Figures of experiments: horizontal bars, lines and maps, as SVG and on request as PNG.
 //!
 //! What is drawn is a value ([`Bars`], [`Lines`], [`Map`]) that knows nothing of experiments; `super::results` builds it.
 //! Colours are those of Okabe and Ito, which are told apart with any colour vision; lines also differ in their marks.
@@ -36,18 +36,18 @@ const LABEL: f64 = 12.0;
 /// Height of the title's line and of the line under it.
 const HEAD: f64 = 24.0;
 
-/// Writes a drawing as `NAME.svg` and `NAME.png`.
+/// Writes a drawing as `NAME.svg`, and if asked for also as `NAME.png`.
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn save(folder: &Path, name: &str, svg: &str) -> Result<(), ReportError> {
+pub fn save(folder: &Path, name: &str, svg: &str, as_png: bool) -> Result<(), ReportError> {
     let write = |extension: &str, bytes: &[u8]| {
         let path = folder.join(format!("{name}.{extension}"));
         std::fs::write(&path, bytes).map_err(|error| ReportError { path, reason: error.to_string() })
     };
     let failed = |reason| ReportError { path: folder.join(format!("{name}.png")), reason };
     write("svg", svg.as_bytes())?;
-    write("png", &png(svg).map_err(failed)?)
+    if as_png { write("png", &png(svg).map_err(failed)?) } else { Ok(()) }
 }
 
 /// Title and the line under it; returns where the figure goes on.

@@ -82,6 +82,12 @@ enum Shape {
     Diamond,
     /// A triangle that hangs.
     Drop,
+    /// Five corners.
+    Pentagon,
+    /// Four points.
+    Star,
+    /// Two triangles that touch.
+    Bow,
     /// Two strokes.
     Cross,
 }
@@ -90,11 +96,11 @@ impl Mark {
     /// A filled diamond.
     pub const DIAMOND: Mark = Mark { shape: Shape::Diamond, hollow: false };
 
-    /// The mark of a figure's line or point number `index`: after eleven they repeat.
+    /// The mark of a figure's line or point number `index`: after seventeen they repeat.
     pub fn number(index: usize) -> Mark {
-        use Shape::{Circle, Cross, Diamond, Drop, Square, Triangle};
-        const FILLED: [Shape; 6] = [Circle, Square, Triangle, Diamond, Drop, Cross];
-        const HOLLOW: [Shape; 5] = [Circle, Square, Triangle, Diamond, Drop];
+        use Shape::{Bow, Circle, Cross, Diamond, Drop, Pentagon, Square, Star, Triangle};
+        const FILLED: [Shape; 9] = [Circle, Square, Triangle, Diamond, Drop, Cross, Pentagon, Star, Bow];
+        const HOLLOW: [Shape; 8] = [Circle, Square, Triangle, Diamond, Drop, Pentagon, Star, Bow];
         let index = index % (FILLED.len() + HOLLOW.len());
         match index.checked_sub(FILLED.len()) {
             None => Mark { shape: FILLED[index], hollow: false },
@@ -115,8 +121,25 @@ impl Mark {
             Shape::Triangle => &[(0.0, -1.15), (1.15, 0.92), (-1.15, 0.92)],
             Shape::Diamond => &[(0.0, -1.25), (1.25, 0.0), (0.0, 1.25), (-1.25, 0.0)],
             Shape::Drop => &[(0.0, 1.15), (1.15, -0.92), (-1.15, -0.92)],
+            Shape::Pentagon => &[(0.0, -1.15), (1.1, -0.35), (0.68, 0.93), (-0.68, 0.93), (-1.1, -0.35)],
+            Shape::Star => {
+                &[(0.0, -1.5), (0.4, -0.4), (1.5, 0.0), (0.4, 0.4), (0.0, 1.5), (-0.4, 0.4), (-1.5, 0.0), (-0.4, -0.4)]
+            }
+            Shape::Bow => &[(-1.15, -0.95), (0.0, 0.0), (1.15, -0.95), (1.15, 0.95), (0.0, 0.0), (-1.15, 0.95)],
         };
         let corners: Vec<(f64, f64)> = corners.iter().map(|(dx, dy)| (x + dx * size, y + dy * size)).collect();
         svg.polygon(&corners, fill, border);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No two of the lines that a figure has for one system share a mark.
+    #[test]
+    fn marks_differ() {
+        let marks: Vec<Mark> = (0..17).map(Mark::number).collect();
+        assert!(marks.iter().enumerate().all(|(index, mark)| !marks[..index].contains(mark)), "{marks:?}");
     }
 }

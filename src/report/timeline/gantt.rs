@@ -6,6 +6,7 @@ use crate::plan::{Lane, Span};
 use super::super::svg::{Anchor, PLAIN, Rect, Svg, text_width};
 use super::kind::Kind;
 use super::label::Labels;
+use super::moving::Moving;
 use super::{Picture, TimeUnit};
 
 /// Most ranks with a row; the others are left out, and the drawing says so.
@@ -27,6 +28,9 @@ const INK: &str = "#222222";
 const PALE: &str = "#666666";
 const IDLE: &str = "#eeeeee";
 const GRID: &str = "#d4d4d4";
+/// Inside of a box whose transfer waits for its other side, and what the legend says of it.
+const WAITING: &str = "#ffffff";
+const WAITS: &str = "waits for the other side";
 
 /// Draws a picture as SVG; `lanes` adds a row for every communication lane.
 pub fn gantt(picture: &Picture, lanes: bool) -> String {
@@ -42,9 +46,20 @@ struct Row {
     height: f64,
 }
 
-/// An item of the legend: a kind, or at the end what the numbers in boxes are.
+/// What an item of the legend explains.
+#[derive(Clone, Copy)]
+enum Entry {
+    /// A colour.
+    Kind(Kind),
+    /// An empty box.
+    Waiting,
+    /// The numbers in boxes.
+    Numbers,
+}
+
+/// An item of the legend.
 struct Item {
-    kind: Option<Kind>,
+    entry: Entry,
     x: f64,
     line: usize,
 }
@@ -52,6 +67,7 @@ struct Item {
 struct Chart<'a> {
     picture: &'a Picture<'a>,
     labels: Labels,
+    moving: Moving,
     legend: Vec<Item>,
     rows: Vec<Row>,
     /// First and last moment.
@@ -72,7 +88,12 @@ impl<'a> Chart<'a> {
         let left = MARGIN + if several { 24.0 } else { 0.0 } + if lanes { 150.0 } else { 52.0 };
         let limits = picture.limits();
         let width = width(picture, limits.1 - limits.0);
-        let legend = place(kinds(picture, lanes), left + width);
+        let mut entries: Vec<Entry> = kinds(picture, lanes).into_iter().map(Entry::Kind).collect();
+        if lanes {
+            entries.push(Entry::Waiting);
+        }
+        entries.push(Entry::Numbers);
+        let legend = place(entries, left + width);
         let lines = 1 + legend.last().map_or(0, |item| item.line);
         let top = MARGIN + 44.0 + LEGEND_HEIGHT * lines as f64 + 10.0;
         let height = if shown <= 12 { 26.0 } else { 20.0 };
@@ -90,7 +111,8 @@ impl<'a> Chart<'a> {
             }
         }
         let labels = Labels::new(picture);
-        Chart { picture, labels, legend, rows, limits, left, width, top, bottom: y, svg: Svg::default() }
+        let moving = Moving::new(picture.plans, &picture.schedule.splits, picture.timeline);
+        Chart { picture, labels, moving, legend, rows, limits, left, width, top, bottom: y, svg: Svg::default() }
     }
 
     fn draw(mut self) -> String {
@@ -136,12 +158,17 @@ impl<'a> Chart<'a> {
         self.svg.text((MARGIN, MARGIN + 34.0), Anchor::Start, 12.0, PALE, &line);
         for item in std::mem::take(&mut self.legend) {
             let (x, y) = (item.x, MARGIN + 44.0 + LEGEND_HEIGHT * item.line as f64);
-            match item.kind {
-                Some(kind) => {
-                    self.svg.rect(Rect { x, y: y + 4.0, width: 13.0, height: 13.0 }, kind.colour(), None);
+            let swatch = Rect { x, y: y + 4.0, width: 13.0, height: 13.0 };
+            match item.entry {
+                Entry::Kind(kind) => {
+                    self.svg.rect(swatch, kind.colour(), None);
                     self.svg.text((x + SWATCH, y + 15.0), Anchor::Start, 12.0, INK, kind.words());
                 }
-                None => {
+                Entry::Waiting => {
+                    self.svg.outlined(swatch, WAITING, PALE);
+                    self.svg.text((x + SWATCH, y + 15.0), Anchor::Start, 12.0, INK, WAITS);
+                }
+                Entry::Numbers => {
                     let note = format!("in boxes: {}", self.labels.words());
                     self.svg.text((x, y + 15.0), Anchor::Start, 12.0, PALE, &note);
                 }
@@ -179,8 +206,17 @@ impl<'a> Chart<'a> {
             }
             self.thin(row, thin.take());
             let gap = if end - start > 4.0 { 0.4 } else { 0.0 };
-            let rect = Rect { x: start + gap, y: row.y, width: end - start - 2.0 * gap, height: row.height };
-            let when = self.scale().words(span.end - span.start);
+            let since = self.moving.since(row.rank, span.op, span.start, span.end).unwrap_or(span.start);
+            let moves = self.x(since);
+            let when = self.scale().words(span.end - since);
+            if moves - start >= 1.0 {
+                // Posted, but the other side is not there: an empty box.
+                let rect =
+                    Rect { x: start + gap, y: row.y + 1.0, width: moves - start - gap, height: row.height - 2.0 };
+                self.svg.outlined(rect, WAITING, kind.colour());
+            }
+            let start = if moves - start >= 1.0 { moves } else { start };
+            let rect = Rect { x: start + gap, y: row.y, width: (end - start - 2.0 * gap).max(0.5), height: row.height };
             self.svg.rect(rect, kind.colour(), Some(&format!("{action}: {when}")));
             self.label(&rect, kind, &self.labels.of(self.picture, action));
         }
@@ -347,17 +383,21 @@ fn kinds(picture: &Picture, lanes: bool) -> Vec<Kind> {
 }
 
 /// Places the legend's items, line after line.
-fn place(kinds: Vec<Kind>, width: f64) -> Vec<Item> {
+fn place(entries: Vec<Entry>, width: f64) -> Vec<Item> {
     let (mut line, mut x) = (0, MARGIN);
-    let items = kinds.into_iter().map(Some).chain([None]);
-    items
-        .map(|kind| {
-            let wide = kind.map_or(NOTE, |kind| SWATCH + text_width(kind.words(), 12.0) + SWATCH);
+    entries
+        .into_iter()
+        .map(|entry| {
+            let wide = match entry {
+                Entry::Kind(kind) => SWATCH + text_width(kind.words(), 12.0) + SWATCH,
+                Entry::Waiting => SWATCH + text_width(WAITS, 12.0) + SWATCH,
+                Entry::Numbers => NOTE,
+            };
             if x + wide > width && x > MARGIN {
                 (line, x) = (line + 1, MARGIN);
             }
             x += wide;
-            Item { kind, x: x - wide, line }
+            Item { entry, x: x - wide, line }
         })
         .collect()
 }

@@ -3,6 +3,7 @@
 mod gantt;
 mod kind;
 mod label;
+mod moving;
 mod perfetto;
 
 pub use gantt::gantt;
