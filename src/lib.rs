@@ -20,6 +20,7 @@
 //!
 //! - `output`: standard output that may be closed or full
 //! - `paths`: paths as people write them
+//! - `units`: how numbers with units are written
 //! - `model`: shapes, units, shards, parameter names, initial weights
 //! - `cluster`: which ranks share a fast link
 //! - `plan`: jobs, operations, memory; the checker; one file a system
@@ -67,3 +68,4 @@ pub mod report;
 pub mod results;
 pub mod simulate;
 pub mod train;
+pub mod units;

@@ -8,6 +8,7 @@ const ROOMS: &[&str] = &[
     "exit",
     "output",
     "paths",
+    "units",
     "model",
     "cluster",
     "plan",

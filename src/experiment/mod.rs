@@ -22,5 +22,5 @@ mod virtual_cluster;
 pub use error::ExperimentError;
 pub use file::{Axes, Experiment, Keys, Like, Where};
 pub use matrix::Planned;
-pub use predict::{Forecast, Unfit, predict};
+pub use predict::{Forecast, predict};
 pub use run::{Options, Progress, run};

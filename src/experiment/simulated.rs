@@ -6,9 +6,10 @@ use rayon::prelude::*;
 
 use crate::cluster::{Costs, Description, Node};
 use crate::results::{Cell, FORMAT, Machine, Outcome, Provenance, Record, read_lines, write_lines};
+use crate::simulate::Unfit;
 
 use super::provenance::{now, provenance};
-use super::{Experiment, ExperimentError, Options, Planned, Progress, Unfit, predict};
+use super::{Experiment, ExperimentError, Options, Planned, Progress, predict};
 
 /// Cells that are priced between two looks at the clock.
 const BATCH: usize = 16;

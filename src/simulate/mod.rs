@@ -11,7 +11,7 @@
 //! let mut job = Job {
 //!     shape: ModelShape {
 //!         dim: 64, layers: 4, heads: 4, kv_heads: 4, head_dim: 16, ffn: 128, vocab: 256,
-//!         tied: false, rope_theta: 1e4, norm_eps: 1e-5,
+//!         tied: false, rope_theta: 1e4, norm_eps: 1e-5, extra: Default::default(),
 //!     },
 //!     groups: machine.groups(),
 //!     batch: Batch { seq: 64, micro: 1, micros: 8 },
@@ -35,6 +35,7 @@
 //! processor cores, computation and messages share the cores. `docs/simulator.md` says what that leaves out.
 
 mod engine;
+mod estimate;
 mod flows;
 mod prices;
 mod recommend;
@@ -49,6 +50,7 @@ use crate::plan::systems::Schedule;
 use crate::plan::tables::{Traffic, memory, traffic};
 use crate::plan::{OpId, RankPlan, Segment, Timeline};
 
+pub use estimate::{ERROR, Estimate, Unfit};
 pub use prices::{Prices, TooFewRanks, costs};
 pub use recommend::{Candidate, Recommendation, recommend};
 pub use usage::{Mfu, RankUse, flops_per_token};

@@ -4,21 +4,24 @@ use rayon::prelude::*;
 
 use crate::cluster::Description;
 use crate::model::Recompute;
-use crate::plan::systems::{Schedule, schedule};
-use crate::plan::tables::{Traffic, memory};
-use crate::plan::{Job, RankPlan};
+use crate::plan::Job;
+use crate::plan::systems::SystemOptions;
+use crate::plan::tables::Traffic;
+use crate::units::{seconds, size};
 
 use super::variants::jobs;
-use super::{Prices, Simulation, TooFewRanks, costs, simulate};
+use super::{ERROR, Estimate, Prices, TooFewRanks, Unfit};
 
-/// Rounds from which on an iteration is taken to grow evenly.
-const STEADY: [usize; 2] = [2, 4];
+/// Memory that differs by a smaller part does not decide between jobs that are as fast.
+const SAME_MEMORY: f64 = 0.02;
 
 /// A job that fits, and what it would be like.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// System, options, micro-batch, recomputation and groups, with costs for this machine.
     pub job: Job,
+    /// The system's options before it chose those that were left to it.
+    pub asked: SystemOptions,
     /// Seconds of an iteration.
     pub step_s: f64,
     /// Target tokens a second, divided by the number of ranks.
@@ -34,7 +37,7 @@ pub struct Candidate {
 /// What was found.
 #[derive(Clone, Debug)]
 pub struct Recommendation {
-    /// What fits, fastest first.
+    /// What fits: first what is recommended, then by speed.
     pub ranked: Vec<Candidate>,
     /// Jobs that need more memory: how many, and the least that one of them needs.
     pub too_large: (usize, Option<usize>),
@@ -53,7 +56,10 @@ enum Outcome {
 
 /// Tries every system with its options, micro-batches of powers of two, every kind of recomputation, in groups of
 /// nodes and others: all that do the iteration of `template` (its model, sequences, types and ranks) in `limit` bytes a
-/// rank on the machine. An iteration of many rounds is extrapolated from shorter ones.
+/// rank on the machine.
+///
+/// Of the jobs whose times cannot be told apart ([`ERROR`]) from that of the fastest, the one that needs the least memory
+/// is recommended, and of those that need about as much the one with the fewest options that are not defaults.
 ///
 /// # Errors
 /// If the machine has fewer ranks than the template.
@@ -77,7 +83,13 @@ pub fn recommend(template: &Job, machine: &Description, limit: usize) -> Result<
             }
         }
     }
-    found.ranked.sort_by(|a, b| a.step_s.total_cmp(&b.step_s).then(a.peak.cmp(&b.peak)));
+    let time = |a: &Candidate, b: &Candidate| a.step_s.total_cmp(&b.step_s).then(a.peak.cmp(&b.peak));
+    found.ranked.sort_by(|a, b| time(a, b).then(a.changes().cmp(&b.changes())));
+    // What was left to a system may have come out as what was asked for by name: the shorter words stay.
+    found.ranked.dedup_by(|b, a| a.job == b.job);
+    if let Some(winner) = winner(&found.ranked) {
+        found.ranked[..=winner].rotate_right(1);
+    }
     let runs = |name: &str| found.ranked.iter().any(|candidate| candidate.job.system.name() == name);
     found.refused.retain(|(name, _)| !runs(name));
     found.reason = reason(&found, limit);
@@ -85,77 +97,43 @@ pub fn recommend(template: &Job, machine: &Description, limit: usize) -> Result<
 }
 
 fn attempt(mut job: Job, machine: &Description, limit: usize) -> Outcome {
-    job.costs = costs(machine, &job);
     job.memory = Some(limit);
-    let refused = |why: String| Outcome::Refused(job.system.name(), why);
-    let ranks = job.groups.ranks();
-    let rounds = job.batch.micros / ranks;
-    let (job_rounds, parts) =
-        if rounds > STEADY[1] { (job.batch.micros as f64 / ranks as f64, &STEADY[..]) } else { (0.0, &[0][..]) };
-    let mut runs: Vec<(f64, Simulation)> = Vec::new();
-    for &part in parts {
-        let mut piece = job.clone();
-        if part > 0 {
-            piece.batch.micros = part * ranks;
-        }
-        let schedule = match schedule(&piece) {
-            Ok(schedule) => schedule,
-            Err(refusal) => return refused(refusal.0),
-        };
-        let (plans, peak) = match plan(&schedule, limit) {
-            Ok(planned) => planned,
-            Err(bytes) => return Outcome::TooLarge(bytes),
-        };
-        debug_assert!(peak <= limit);
-        let prices = match Prices::of(machine, &piece) {
-            Ok(prices) => prices,
-            Err(error) => return refused(error.to_string()),
-        };
-        match simulate(&schedule, &plans, &prices) {
-            Ok(simulation) => runs.push((part as f64, simulation)),
-            Err(error) => return refused(error.to_string()),
-        }
+    let asked = job.system.clone();
+    match Estimate::of(&job, machine, |_, _| {}) {
+        Ok(estimate) => Outcome::Fits(Box::new(Candidate {
+            step_s: estimate.step_s,
+            tokens_per_s_rank: estimate.tokens_per_s() / estimate.job.groups.ranks() as f64,
+            peak: estimate.peak(),
+            traffic: estimate.traffic,
+            shares: [estimate.mean.busy, estimate.mean.exposed, estimate.mean.idle],
+            job: estimate.job,
+            asked,
+        })),
+        Err(Unfit::TooLarge { needs, .. }) => Outcome::TooLarge(needs),
+        Err(Unfit::Refused(why)) => Outcome::Refused(asked.name(), why),
     }
-    Outcome::Fits(Box::new(candidate(job, job_rounds, &runs)))
 }
 
-/// All plans and the most memory that a rank needs; that alone, if it is more than the limit.
-fn plan(schedule: &Schedule, limit: usize) -> Result<(Vec<RankPlan>, usize), usize> {
-    let mut peak = 0;
-    let mut plans = Vec::new();
-    for rank in 0..schedule.job.groups.ranks() {
-        let plan = schedule.rank(rank);
-        peak = peak.max(memory(&plan.slots).values().sum());
-        if peak > limit {
-            return Err(peak);
-        }
-        plans.push(plan);
-    }
-    Ok((plans, peak))
+/// Whether two times differ by less than the simulator errs.
+fn level(a: f64, b: f64) -> bool {
+    a.max(b) <= a.min(b) * (1.0 + ERROR)
 }
 
-/// The numbers of a job from one simulation, or from two of fewer rounds.
-fn candidate(job: Job, rounds: f64, runs: &[(f64, Simulation)]) -> Candidate {
-    let (at, last) = &runs[runs.len() - 1];
-    let line = |of: &dyn Fn(&Simulation) -> f64| match runs {
-        [(a, first), (b, second)] => of(second) + (of(second) - of(first)) / (b - a) * (rounds - at),
-        _ => of(last),
-    };
-    let ranks = last.ranks.len() as f64;
-    let mean = |of: fn(&super::RankUse) -> f64| line(&|s| s.ranks.iter().map(of).sum::<f64>() / ranks);
-    let bytes = |of: fn(&Traffic) -> usize| line(&|s| of(&s.total_traffic()) as f64) as usize;
-    let step_s = line(&|s| s.step_s);
-    Candidate {
-        step_s,
-        tokens_per_s_rank: job.batch.tokens() as f64 / step_s / ranks,
-        peak: last.peak(),
-        traffic: Traffic { intra: bytes(|t| t.intra), inter: bytes(|t| t.inter), control: bytes(|t| t.control) },
-        shares: [mean(|r| r.busy), mean(|r| r.exposed), mean(|r| r.idle)],
-        job,
-    }
+/// Which of the candidates, sorted by time, is recommended.
+fn winner(ranked: &[Candidate]) -> Option<usize> {
+    let fastest = ranked.first()?;
+    let tied = || ranked.iter().enumerate().filter(|(_, candidate)| level(candidate.step_s, fastest.step_s));
+    let least = tied().map(|(_, candidate)| candidate.peak).min()?;
+    let small = tied().filter(|(_, candidate)| candidate.peak as f64 <= least as f64 * (1.0 + SAME_MEMORY));
+    small.min_by_key(|(_, candidate)| candidate.changes()).map(|(index, _)| index)
 }
 
 impl Candidate {
+    /// What is not a default: options of the system, recomputation.
+    fn changes(&self) -> usize {
+        self.asked.changed().len() + usize::from(self.job.recompute != Recompute::default())
+    }
+
     /// Micro-batch, recomputation and groups in a few words.
     pub fn words(&self) -> String {
         let recompute = match self.job.recompute {
@@ -169,36 +147,68 @@ impl Candidate {
     }
 }
 
-/// One sentence: against the best of the other systems, what the winner saves most of.
+/// In a sentence or two: against the best of the other systems, what the winner saves most of, or what decides between
+/// times that cannot be told apart.
 fn reason(found: &Recommendation, limit: usize) -> String {
     let Some(winner) = found.ranked.first() else {
         let least = found.too_large.1.map_or_else(String::new, |bytes| {
-            format!("; the smallest of {} jobs needs {:.1} GB or more", found.too_large.0, bytes as f64 / 1e9)
+            format!("; the smallest of {} jobs needs {} or more", found.too_large.0, size(bytes))
         });
-        return format!("Nothing fits into {:.1} GB a rank{least}.", limit as f64 / 1e9);
+        return format!("Nothing fits into {} a rank{least}.", size(limit));
     };
     let name = winner.job.system.name();
-    let Some(other) = found.ranked.iter().find(|candidate| candidate.job.system.name() != name) else {
-        return format!("{name} is the only system that fits.");
-    };
-    let saved: Vec<f64> = winner.shares.iter().zip(&other.shares).map(|(a, b)| b - a).collect();
+    let mut others: Vec<&Candidate> = Vec::new();
+    for candidate in &found.ranked {
+        let other = candidate.job.system.name();
+        if other != name && others.iter().all(|known| known.job.system.name() != other) {
+            others.push(candidate);
+        }
+    }
+    let Some(&next) = others.first() else { return format!("{name} is the only system that fits.") };
+    let fastest = found.ranked.iter().map(|candidate| candidate.step_s).fold(f64::INFINITY, f64::min);
+    let tied: Vec<&Candidate> = others.into_iter().filter(|other| level(other.step_s, fastest)).collect();
+    if tied.is_empty() { faster(winner, next) } else { tie(winner, &tied) }
+}
+
+/// Why the winner is faster than the next system.
+fn faster(winner: &Candidate, next: &Candidate) -> String {
+    let saved: Vec<f64> = winner.shares.iter().zip(&next.shares).map(|(a, b)| b - a).collect();
     let most = (0..3).max_by(|&a, &b| saved[a].total_cmp(&saved[b])).unwrap_or(0);
-    let gb = |bytes: usize| bytes as f64 / 1e9;
+    let differ = |a: String, b: String| if a == b { String::new() } else { format!(" ({a} against {b})") };
     let why = match most {
-        0 => format!(
-            "computes {:.3} s less a step on each rank ({} against {})",
-            saved[0],
-            winner.words(),
-            other.words()
-        ),
+        0 => format!("computes {} less a step on each rank{}", seconds(saved[0]), differ(winner.words(), next.words())),
         1 => format!(
-            "waits {:.3} s less a step for transfers that nothing hides ({:.2} GB between groups against {:.2} GB)",
-            saved[1],
-            gb(winner.traffic.inter),
-            gb(other.traffic.inter)
+            "waits {} less a step for transfers that nothing hides{}",
+            seconds(saved[1]),
+            differ(between(winner), between(next))
         ),
-        _ => format!("waits {:.3} s less a step for other ranks", saved[2]),
+        _ => format!("waits {} less a step for other ranks", seconds(saved[2])),
     };
-    let faster = 100.0 * (other.step_s / winner.step_s - 1.0);
-    format!("{name} is {faster:.1} % faster than {}, the next system, because it {why}.", other.job.system.name())
+    format!(
+        "{} is {:.1} % faster than {}, the next system, because it {why}.",
+        winner.job.system.name(),
+        100.0 * (next.step_s / winner.step_s - 1.0),
+        next.job.system.name()
+    )
+}
+
+fn between(candidate: &Candidate) -> String {
+    format!("{} between groups", size(candidate.traffic.inter))
+}
+
+/// What decides where the simulator cannot.
+fn tie(winner: &Candidate, tied: &[&Candidate]) -> String {
+    let timed = |candidate: &Candidate| {
+        format!("{} ({} a step, {})", candidate.job.system.name(), seconds(candidate.step_s), size(candidate.peak))
+    };
+    let others: Vec<String> = tied.iter().map(|candidate| timed(candidate)).collect();
+    let least = tied.iter().map(|candidate| candidate.peak).min().unwrap_or(usize::MAX);
+    let by = if least as f64 > winner.peak as f64 * (1.0 + SAME_MEMORY) { "less memory" } else { "fewer options" };
+    format!(
+        "A tie between {} and {}: these times differ by less than the simulator's own error of {:.1} %. {} needs {by}.",
+        timed(winner),
+        others.join(", "),
+        100.0 * ERROR,
+        winner.job.system.name(),
+    )
 }

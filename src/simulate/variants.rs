@@ -13,15 +13,12 @@ const OPTIONS: &[&str] = &[
     "name = 'fsdp'\nsync = 'iteration'\nreshard_after_forward = false",
     "name = 'tawpipe'\nstagger = 'slots'",
     "name = 'tawpipe'\nblocks_per_shard = 2",
-    "name = 'tawpipe'\nembed = 'replicated'\nstagger = 'slots'",
+    "name = 'tawpipe'\npreset = 'paper'",
     "name = 'tawpipe'\nstripe = true",
-    "name = 'tawpipe'\nweight_cache = 'group'",
-    "name = 'tawpipe'\ngrad_sync = 'iteration'",
-    "name = 'tawpipe'\nweight_cache = 'group'\ngrad_sync = 'iteration'",
-    "name = 'tawpipe'\nweight_cache = 'group'\ngrad_sync = 'iteration'\nstripe = true",
-    "name = 'tawpipe'\nhop = 'collective'",
-    "name = 'tawpipe'\nhop = 'collective'\nweight_cache = 'group'\ngrad_sync = 'iteration'",
-    "name = 'tawpipe'\nhop = 'collective'\nweight_cache = 'group'\ngrad_sync = 'iteration'\nstripe = true",
+    "name = 'tawpipe'\nhop = 'direct'",
+    "name = 'tawpipe'\nhop = 'direct'\nweight_cache = 'none'\ngrad_sync = 'round'",
+    "name = 'tawpipe'\nweight_cache = 'none'",
+    "name = 'tawpipe'\ngrad_sync = 'round'",
 ];
 
 /// A system with options, written as in the deck's `[system]`; `None` if there is no such system or option.

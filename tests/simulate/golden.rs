@@ -3,12 +3,12 @@
 use tawpipe::cluster::{Costs, Groups, Rank};
 use tawpipe::model::{Dtype, ModelShape, Recompute, Unit};
 use tawpipe::plan::collective::Collective;
-use tawpipe::plan::systems::{Embed, Schedule, Stagger, SystemOptions, TawpipeOptions, schedule};
+use tawpipe::plan::systems::{Embed, Schedule, Settled, Stagger, SystemOptions, schedule};
 use tawpipe::plan::{Action, Batch, Job, Payload, RankPlan};
 use tawpipe::simulate::{Prices, Simulation, simulate};
 
 fn papers_figure() -> (Schedule, Vec<RankPlan>, Simulation) {
-    let options = TawpipeOptions { embed: Embed::Replicated, stagger: Stagger::Slots, ..TawpipeOptions::default() };
+    let options = Settled { embed: Embed::Replicated, stagger: Stagger::Slots, ..Settled::default() }.into();
     let job = Job {
         shape: ModelShape {
             dim: 8,
@@ -21,6 +21,7 @@ fn papers_figure() -> (Schedule, Vec<RankPlan>, Simulation) {
             tied: false,
             rope_theta: 1e4,
             norm_eps: 1e-5,
+            extra: Default::default(),
         },
         groups: Groups::new(&[2, 2, 2]),
         batch: Batch { seq: 4, micro: 1, micros: 6 },

@@ -3,3 +3,4 @@
 mod golden;
 mod machines;
 mod model;
+mod prices;

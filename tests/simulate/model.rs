@@ -4,15 +4,15 @@ use std::path::Path;
 
 use tawpipe::cluster::{Costs, Description, Duplex};
 use tawpipe::model::{Dtype, ModelShape, Recompute};
-use tawpipe::plan::systems::{SystemOptions, TawpipeOptions, schedule};
+use tawpipe::plan::systems::{Settled, SystemOptions, schedule};
 use tawpipe::plan::{Batch, Job};
-use tawpipe::simulate::{Prices, Simulation, costs, named, recommend, simulate, systems};
+use tawpipe::simulate::{ERROR, Prices, Recommendation, Simulation, costs, named, recommend, simulate, systems};
 
-fn machine(name: &str) -> Description {
+pub fn machine(name: &str) -> Description {
     Description::read(&Path::new("inputs/clusters").join(name)).unwrap()
 }
 
-fn job(machine: &Description, layers: usize, rounds: usize) -> Job {
+pub fn job(machine: &Description, layers: usize, rounds: usize) -> Job {
     let mut job = Job {
         shape: ModelShape {
             dim: 1024,
@@ -25,6 +25,7 @@ fn job(machine: &Description, layers: usize, rounds: usize) -> Job {
             tied: false,
             rope_theta: 1e4,
             norm_eps: 1e-5,
+            extra: Default::default(),
         },
         groups: machine.groups(),
         batch: Batch { seq: 4096, micro: 1, micros: rounds * machine.ranks() },
@@ -33,7 +34,7 @@ fn job(machine: &Description, layers: usize, rounds: usize) -> Job {
         recompute: Recompute::Block,
         costs: Costs::unit(),
         memory: None,
-        system: SystemOptions::Tawpipe(TawpipeOptions::default()),
+        system: SystemOptions::Tawpipe(Settled::default().into()),
     };
     job.costs = costs(machine, &job);
     job
@@ -136,7 +137,7 @@ fn collective_hops_use_all_cards() {
     let mut machine = machine("paper-3x8-10gbe.toml");
     (machine.nodes[0].count, machine.nodes[0].ranks, machine.links.inter.rate) = (8, 2, 1e7);
     let with = |hop: &str| {
-        let system = named(&format!("name = 'tawpipe'\nhop = '{hop}'")).unwrap();
+        let system = named(&format!("name = 'tawpipe'\nauto = false\nhop = '{hop}'")).unwrap();
         run(&machine, &Job { system, ..job(&machine, 6, 2) })
     };
     let (direct, ours) = (with("direct"), with("collective"));
@@ -159,7 +160,7 @@ fn variants() {
     assert!(all.iter().enumerate().all(|(i, a)| all[..i].iter().all(|b| a != b)));
 }
 
-/// The recommendation is sorted by speed, holds the memory limit, names what does not run, and says why the winner
+/// The recommendation is sorted by speed but for its first, which is as fast as the fastest as far as can be told, holds the memory limit, names what does not run, and says why the winner
 /// wins; with no memory nothing fits, and it says so.
 #[test]
 fn recommendations() {
@@ -168,13 +169,15 @@ fn recommendations() {
     machine.nodes[0].ranks = 4;
     let template = job(&machine, 4, 2);
     let found = recommend(&template, &machine, 80_000_000_000).unwrap();
-    assert!(found.ranked.windows(2).all(|pair| pair[0].step_s <= pair[1].step_s));
+    assert!(found.ranked[1..].windows(2).all(|pair| pair[0].step_s <= pair[1].step_s));
+    assert!(found.ranked.iter().all(|other| found.ranked[0].step_s <= other.step_s * (1.0 + ERROR)));
     assert!(!found.ranked.is_empty() && found.reason.ends_with('.'), "{}", found.reason);
     assert!(found.refused.iter().any(|(name, why)| *name == "single" && !why.is_empty()));
     let limit = found.ranked.iter().map(|candidate| candidate.peak).min().unwrap();
     let tight = recommend(&template, &machine, limit).unwrap();
     assert!(!tight.ranked.is_empty() && tight.ranked.iter().all(|candidate| candidate.peak <= limit));
-    assert!(tight.ranked[0].step_s >= found.ranked[0].step_s && tight.too_large.0 > 0);
+    let fastest = |found: &Recommendation| found.ranked.iter().map(|c| c.step_s).fold(f64::INFINITY, f64::min);
+    assert!(fastest(&tight) >= fastest(&found) && tight.too_large.0 > 0);
     let none = recommend(&template, &machine, 1000).unwrap();
     assert!(none.ranked.is_empty() && none.reason.contains("Nothing fits"), "{}", none.reason);
 }
