@@ -24,7 +24,7 @@ struct Cell {
     published: Option<f64>,
 }
 
-const TAWPIPE: &str = "name = 'tawpipe'\nembed = 'replicated'\nstagger = 'slots'\nblocks_per_shard = 2";
+const TAWPIPE: &str = "name = 'tawpipe'\npreset = 'paper'";
 
 /// What each of the paper's methods is here.
 const METHODS: [(&str, &str, &[&str]); 8] = [
@@ -91,6 +91,7 @@ fn job(machine: &Description, dim: usize, seq: usize, micro: usize, micros: usiz
         tied: true,
         rope_theta: 1e4,
         norm_eps: 1e-5,
+        extra: Default::default(),
     };
     let mut job = Job {
         shape,

@@ -31,7 +31,8 @@ SYSTEMS = {
     "weipipe-naive": {},
     "weipipe": {},
     "tawpipe": {},
-    "tawpipe w/o overlap": {"name": "tawpipe", "overlap": False},
+    "tawpipe paper": {"name": "tawpipe", "preset": "paper"},
+    "tawpipe paper w/o overlap": {"name": "tawpipe", "preset": "paper", "overlap": False},
 }
 
 DECK = """

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tawpipe::cluster::{Costs, Description};
 use tawpipe::model::{Dtype, ModelShape, Recompute};
 use tawpipe::plan::check::check;
-use tawpipe::plan::systems::{SystemOptions, TawpipeOptions, schedule};
+use tawpipe::plan::systems::{Settled, SystemOptions, schedule};
 use tawpipe::plan::{Batch, Job};
 use tawpipe::simulate::{Prices, simulate};
 
@@ -35,6 +35,7 @@ fn job(machine: &Description, layers: usize, rounds: usize) -> Job {
         tied: false,
         rope_theta: 1e4,
         norm_eps: 1e-5,
+        extra: Default::default(),
     };
     Job {
         shape,
@@ -45,7 +46,7 @@ fn job(machine: &Description, layers: usize, rounds: usize) -> Job {
         recompute: Recompute::Block,
         costs: Costs::unit(),
         memory: None,
-        system: SystemOptions::Tawpipe(TawpipeOptions::default()),
+        system: SystemOptions::Tawpipe(Settled::default().into()),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::device::Chosen;
 use crate::fabric::Control;
 use crate::plan::systems::Schedule;
 use crate::plan::{RankPlan, tables};
+use crate::units::{memory, size};
 
 /// Bytes of a rank's memory on a GPU; 0 on a processor. Rank 0 says what they are for: the plan's slots by segment, and what
 /// the device and the network keep beside them.
@@ -18,11 +19,11 @@ pub fn gpu_memory(device: &Chosen, schedule: &Schedule, plan: &RankPlan) -> u64 
     let rotary = 4 * schedule.job.batch.seq * schedule.job.shape.head_dim;
     let beside = device.scratch().into_iter().chain([("rotary table", rotary)]);
     let all: Vec<_> = slots.chain(beside.map(|(name, bytes)| (name.to_string(), bytes))).collect();
-    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-    let list: Vec<String> = all.iter().map(|(name, bytes)| format!("{name} {:.1}", mib(*bytes))).collect();
+    let some = all.iter().filter(|(_, bytes)| *bytes > 0);
+    let list: Vec<String> = some.map(|(name, bytes)| format!("{name} {}", size(*bytes))).collect();
     let total: usize = all.iter().map(|(_, bytes)| bytes).sum();
     if plan.rank == 0 {
-        log::info!("GPU memory of rank 0, MiB: {}; in all {:.1}", list.join(", "), mib(total));
+        log::info!("GPU memory of rank 0: {}; in all {}", list.join(", "), memory(total));
     }
     total as u64
 }

@@ -41,7 +41,7 @@ pub fn executor(
             let gpu = gpu.launcher();
             let staged = wire(splits).map(|wire| crate::fabric::Staged::new(wire, gpu, plan, splits)).transpose()?;
             if let (Some(staged), 0) = (&staged, plan.rank) {
-                log::info!("pinned host memory of rank 0: {:.1} MiB", staged.pinned() as f64 / f64::from(1 << 20));
+                log::info!("pinned host memory of rank 0: {}", crate::units::size(staged.pinned()));
             }
             let wire = staged.map(|staged| Box::new(staged) as Box<dyn crate::fabric::Wire>);
             let queues = Arc::new(gpus::queues(gpu, plan)?);

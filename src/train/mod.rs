@@ -8,6 +8,7 @@
 mod agree;
 mod banner;
 mod changes;
+mod choice;
 mod costs;
 mod device;
 mod executor;

@@ -16,6 +16,7 @@ use crate::metrics::{Metrics, Progress, RunInfo};
 use crate::model::ModelShape;
 use crate::plan::check::{Summary, check};
 use crate::plan::systems::{Schedule, schedule};
+use crate::units::memory;
 
 use super::folder::Found;
 use super::guard::Guard;
@@ -23,8 +24,8 @@ use super::kept::Kept;
 use super::lock::Lock;
 use super::run::{Output, Run};
 use super::{
-    Agreed, MakeWire, RunState, Session, TrainOptions, agree, banner, changes, costs, device, folder, messages, meter,
-    need, patience, products, remark,
+    Agreed, MakeWire, RunState, Session, TrainOptions, agree, banner, changes, choice, costs, device, folder, messages,
+    meter, need, patience, products, remark,
 };
 
 impl<'a> Run<'a> {
@@ -70,6 +71,7 @@ impl<'a> Run<'a> {
         let device = products::settle(device.deterministic(deck.run.deterministic), deck.run.dtype, control);
         let messages = messages::choose(&deck, &device, control, wire)?;
         costs::settle(&mut deck, &shape, &device, control, resumes.then_some(&folder))?;
+        let chosen = choice::settle(&mut deck, &shape, &groups, &device, control, found, resumes.then_some(&folder))?;
         let gpu = device.gpu().is_some();
         let memory = agree(control, bad, need::look(&device, control).map_err(Into::into))?;
         let loaded = resumes || source.is_some();
@@ -112,6 +114,9 @@ impl<'a> Run<'a> {
         let output =
             (rank == 0 && !options.dry_run).then(|| open(&folder, &deck, &info, lock, options, &state, differs));
         let output = agree(control, bad, output.transpose())?;
+        if !chosen.is_empty() {
+            log::info!("{chosen}");
+        }
         if rank == 0 {
             banner::say(&deck, &session.schedule.job, found, &device, threads, &folder);
             let alone = alone.then(|| remark::alone(&deck)).flatten();
@@ -211,13 +216,12 @@ fn prove(schedule: &Schedule, limit: Option<usize>, beside: usize) -> anyhow::Re
     if let Some(limit) = limit
         && summary.peak() + beside > limit
     {
-        let mib = |bytes: usize| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-        let and = if beside > 0 { format!(" and the GPU {} beside it", mib(beside)) } else { String::new() };
+        let and = if beside > 0 { format!(" and the GPU {} beside it", memory(beside)) } else { String::new() };
         bail!(
             "the plan needs {} on a rank{and}, but cluster.memory allows {}; try run.recompute = \"block\", a smaller \
              batch.micro, or another system (tawpipe plan --recommend)",
-            mib(summary.peak()),
-            mib(limit)
+            memory(summary.peak()),
+            memory(limit)
         );
     }
     Ok(summary)

@@ -2,7 +2,7 @@
 
 use tawpipe::model::Unit;
 use tawpipe::plan::Action;
-use tawpipe::plan::systems::find;
+use tawpipe::plan::systems::{SystemOptions, find};
 
 use super::systems::{Drawn, options_of, small};
 
@@ -64,7 +64,7 @@ fn zb_h1_is_the_papers_figure() {
 /// Every op that takes time has a box with its words and length, its label where it fits, and every kind its legend.
 #[test]
 fn drawings_show_every_box() {
-    let job = small(options_of("tawpipe", &[("embed", "replicated"), ("stagger", "slots")]), &[2, 2, 2], 6, 6);
+    let job = small(SystemOptions::paper(), &[2, 2, 2], 6, 6);
     let drawn = Drawn::new(&job).unwrap();
     let svg = drawn.svg(true);
     let boxes = drawn.simulation.timeline.ranks.iter().flatten().filter(|span| span.seconds() > 0.0).count();

@@ -15,7 +15,10 @@ pub fn of(system: &str) -> Vec<Meaning> {
     let body = body(&source, "struct", &options).unwrap_or_else(|| panic!("no pub struct {options}"));
     let field = |line: &str| {
         let (key, ty) = line.strip_prefix("pub ")?.split_once(':')?;
-        Some((key.to_string(), ty.trim().trim_end_matches(',').to_string()))
+        let ty = ty.trim().trim_end_matches(',');
+        // What can be left to the program is of the type inside.
+        let ty = ty.strip_prefix("Choice<").and_then(|ty| ty.strip_suffix('>')).unwrap_or(ty);
+        Some((key.to_string(), ty.to_string()))
     };
     let mut meanings = Vec::new();
     for (doc, (key, ty)) in documented(body, field) {

@@ -29,6 +29,7 @@ pub fn small(system: SystemOptions, groups: &[usize], layers: usize, micros: usi
             tied: false,
             rope_theta: 1e4,
             norm_eps: 1e-5,
+            extra: Default::default(),
         },
         groups: Groups::new(groups),
         batch: Batch { seq: 4096, micro: 1, micros },
@@ -53,7 +54,7 @@ fn drawn(name: &str) -> Job {
     match name {
         "single" => small(options_of(name, &[]), &[1], 4, 4),
         // The paper's figure.
-        "tawpipe" => small(options_of(name, &[("embed", "replicated"), ("stagger", "slots")]), &[2, 2, 2], 6, 6),
+        "tawpipe" => small(SystemOptions::paper(), &[2, 2, 2], 6, 6),
         // Two chunks a rank.
         "1f1b-interleaved" | "zb-v" => small(options_of(name, &[]), &[2, 2], 8, 8),
         _ => small(options_of(name, &[]), &[2, 2], 4, 8),
@@ -125,10 +126,7 @@ fn section(entry: &Entry) -> (String, String) {
 
 fn situation(job: &Job) -> String {
     let sizes: Vec<String> = job.groups.sizes().iter().map(usize::to_string).collect();
-    let table = serde_json::to_value(&job.system).unwrap();
-    let defaults = serde_json::to_value(options_of(job.system.name(), &[])).unwrap();
-    let changed = table.as_object().unwrap().iter().filter(|(key, value)| defaults[key.as_str()] != **value);
-    let options: Vec<String> = changed.map(|(key, value)| format!("`{key} = {value}`")).collect();
+    let options: Vec<String> = job.system.changed().iter().map(|(key, value)| format!("`{key} = {value}`")).collect();
     let options = if options.is_empty() { String::new() } else { format!(", {}", options.join(", ")) };
     format!("groups of {}, {} blocks, {} micro-batches{options}", sizes.join(" + "), job.shape.layers, job.batch.micros)
 }
@@ -146,12 +144,17 @@ fn sentence(words: &str) -> String {
 fn comparison() -> String {
     let head = ["system", "bubble %", "between groups MB", "inside MB", "largest rank MiB"];
     let mut table = Table::new(head.map(String::from).to_vec());
-    for entry in SYSTEMS.iter().filter(|entry| entry.name != "single") {
-        let job = Job { recompute: Recompute::Block, ..small(options_of(entry.name, &[]), &[4, 4], 24, 32) };
+    let all = SYSTEMS.iter().filter(|entry| entry.name != "single").flat_map(|entry| {
+        let paper = (entry.name == "tawpipe").then(|| (entry, SystemOptions::paper()));
+        std::iter::once((entry, options_of(entry.name, &[]))).chain(paper)
+    });
+    for (entry, system) in all {
+        let words = if system == SystemOptions::paper() { ", preset = \"paper\"" } else { "" };
+        let job = Job { recompute: Recompute::Block, ..small(system, &[4, 4], 24, 32) };
         let found = Drawn::new(&job).unwrap_or_else(|refusal| panic!("{}: {refusal}", entry.name));
         let traffic = found.summary.traffic();
         table.row(vec![
-            format!("[`{}`](#{})", entry.name, entry.name),
+            format!("[`{}`](#{}){words}", entry.name, entry.name),
             format!("{:.1}", 100.0 * found.simulation.bubble()),
             mega(traffic.inter),
             mega(traffic.intra),

@@ -5,7 +5,7 @@ use tawpipe::cluster::{Costs, Groups};
 use tawpipe::model::{Dtype, ModelShape, Recompute};
 use tawpipe::plan::check::{Summary, check};
 use tawpipe::plan::collective::piece;
-use tawpipe::plan::systems::{Embed, Schedule, Stagger, SystemOptions, schedule};
+use tawpipe::plan::systems::{Choice, Embed, Schedule, Stagger, SystemOptions, schedule};
 use tawpipe::plan::{Batch, Job};
 
 use super::jobs::{shape, tawpipe, with};
@@ -161,7 +161,7 @@ pub fn has_formula(job: &Job) -> bool {
     let SystemOptions::Tawpipe(options) = &job.system else { return false };
     let least = if options.embed == Embed::Replicated { 4 } else { 3 };
     let full = job.batch.micros.is_multiple_of(job.groups.ranks());
-    options.blocks_per_shard == 1 && job.shape.layers >= least && !job.shape.tied && full
+    options.blocks_per_shard == Choice::Is(1) && job.shape.layers >= least && !job.shape.tied && full
 }
 
 /// Every shape of cluster and model, with options in turns, checks clean; where theory gives the bytes between groups,

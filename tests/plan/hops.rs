@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use tawpipe::model::Dtype;
 use tawpipe::plan::check::Summary;
 use tawpipe::plan::systems::{
-    Embed, GradSync, Hops, Stagger, SystemOptions, TawpipeOptions, Topology, WeightCache, schedule,
+    Embed, GradSync, Hops, Settled, Stagger, SystemOptions, TawpipeOptions, Topology, WeightCache, schedule,
 };
 use tawpipe::plan::{Action, Job, Lane, Op, Segment};
 
@@ -12,10 +12,11 @@ use super::clean::{clean, options as sample};
 use super::jobs::tawpipe;
 
 /// A job with other options.
-fn with(job: &Job, change: impl FnOnce(&mut TawpipeOptions)) -> Job {
-    let SystemOptions::Tawpipe(mut options) = job.system.clone() else { unreachable!() };
+fn with(job: &Job, change: impl FnOnce(&mut Settled)) -> Job {
+    let SystemOptions::Tawpipe(options) = &job.system else { unreachable!() };
+    let mut options = options.settled().unwrap();
     change(&mut options);
-    Job { system: SystemOptions::Tawpipe(options), ..job.clone() }
+    Job { system: SystemOptions::Tawpipe(options.into()), ..job.clone() }
 }
 
 fn hop(job: &Job, hop: Hops) -> Job {
@@ -204,13 +205,14 @@ fn what_cannot_hop_together_is_refused() {
     assert!(words.contains("system.hop") && words.contains("system.stagger"), "{words}");
 }
 
-/// `auto` takes collective hops between more than two groups, where they can be.
+/// By default hops are collective between more than two groups, where they can be.
 #[test]
-fn auto_hops_together() {
+fn the_default_hops_together() {
     let chosen = |sizes: &[usize], stagger| {
-        let job = with(&tawpipe(3, sizes, 12), |options| (options.auto, options.stagger) = (true, stagger));
+        let system = SystemOptions::Tawpipe(TawpipeOptions { stagger, ..TawpipeOptions::default() });
+        let job = Job { system, ..tawpipe(3, sizes, 12) };
         let SystemOptions::Tawpipe(options) = clean(&job).0.job.system else { unreachable!() };
-        options.hop
+        options.settled().unwrap().hop
     };
     assert_eq!(chosen(&[2, 2, 2], Stagger::None), Hops::Collective);
     assert_eq!(chosen(&[2, 2], Stagger::None), Hops::Direct);

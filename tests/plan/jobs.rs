@@ -2,7 +2,7 @@
 
 use tawpipe::cluster::{Costs, Groups};
 use tawpipe::model::{Dtype, ModelShape, Recompute};
-use tawpipe::plan::systems::{Embed, Stagger, SystemOptions, TawpipeOptions};
+use tawpipe::plan::systems::{Embed, Settled, Stagger, SystemOptions};
 use tawpipe::plan::{Batch, Job};
 
 /// A tiny model; all that matters for a plan is how many blocks it has and whether the head is tied.
@@ -18,12 +18,13 @@ pub fn shape(layers: usize, tied: bool) -> ModelShape {
         tied,
         rope_theta: 1e4,
         norm_eps: 1e-5,
+        extra: Default::default(),
     }
 }
 
-/// A job of system `tawpipe` with `micros` micro-batches and default options.
+/// A job of system `tawpipe` with `micros` micro-batches and weights that hop as they are needed.
 pub fn tawpipe(layers: usize, groups: &[usize], micros: usize) -> Job {
-    job(layers, groups, micros, SystemOptions::Tawpipe(TawpipeOptions::default()))
+    job(layers, groups, micros, SystemOptions::Tawpipe(Settled::default().into()))
 }
 
 /// A job of a system with `micros` micro-batches.
@@ -44,7 +45,7 @@ pub fn job(layers: usize, groups: &[usize], micros: usize, system: SystemOptions
 /// The same job with other options.
 pub fn with(job: Job, embed: Embed, stagger: Stagger, blocks_per_shard: usize) -> Job {
     Job {
-        system: SystemOptions::Tawpipe(TawpipeOptions { blocks_per_shard, embed, stagger, ..Default::default() }),
+        system: SystemOptions::Tawpipe(Settled { blocks_per_shard, embed, stagger, ..Settled::default() }.into()),
         ..job
     }
 }

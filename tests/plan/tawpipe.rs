@@ -5,7 +5,8 @@ use tawpipe::cluster::Groups;
 use tawpipe::model::Dtype;
 use tawpipe::plan::check::Summary;
 use tawpipe::plan::systems::{
-    Embed, GradSync, Layout, Schedule, Stagger, SystemOptions, TawpipeOptions, Topology, WeightCache, schedule,
+    Choice, Embed, GradSync, Hops, Layout, Preset, Schedule, Settled, Stagger, SystemOptions, TawpipeOptions, Topology,
+    WeightCache, schedule,
 };
 use tawpipe::plan::{Action, Job, Lane, Segment};
 
@@ -13,15 +14,15 @@ use super::clean::{clean, options as sample, ring_bytes};
 use super::jobs::{shape, tawpipe};
 
 /// A job with other options.
-fn with(job: Job, change: impl FnOnce(&mut TawpipeOptions)) -> Job {
-    let SystemOptions::Tawpipe(mut options) = job.system else { unreachable!() };
+fn with(job: Job, change: impl FnOnce(&mut Settled)) -> Job {
+    let mut options = options(&job);
     change(&mut options);
-    Job { system: SystemOptions::Tawpipe(options), ..job }
+    Job { system: SystemOptions::Tawpipe(options.into()), ..job }
 }
 
-fn options(job: &Job) -> &TawpipeOptions {
+fn options(job: &Job) -> Settled {
     let SystemOptions::Tawpipe(options) = &job.system else { unreachable!() };
-    options
+    options.settled().unwrap()
 }
 
 /// How often a shard is brought in, in all rounds together, by a ring of two slots; see `clean.rs`.
@@ -135,7 +136,7 @@ fn roomy() -> Job {
     tawpipe(12, &[4, 4, 4], 36)
 }
 
-fn plan(change: impl FnOnce(&mut TawpipeOptions)) -> (Schedule, Summary) {
+fn plan(change: impl FnOnce(&mut Settled)) -> (Schedule, Summary) {
     clean(&with(roomy(), change))
 }
 
@@ -196,7 +197,7 @@ fn stripes_use_every_link() {
     let share = striped.traffic().inter / 12;
     // The tiny shards of this model are cut between cache lines: pieces differ.
     assert!(most(&striped) < share * 5 / 4, "{} of {share}", most(&striped));
-    let largest = |change: fn(&mut TawpipeOptions)| {
+    let largest = |change: fn(&mut Settled)| {
         let plans = plan(change).0.ranks();
         let ops = plans.iter().flat_map(|plan| &plan.train);
         let sends = ops.flat_map(|op| match &op.action {
@@ -224,11 +225,11 @@ fn without_overlap_nothing_is_beside_anything() {
     }
 }
 
-/// `auto` keeps everything if there is room, less if there is not, and never needs more memory than there is as long as
+/// By default everything is kept if there is memory for it, less if there is not, and it never needs more memory than there is as long as
 /// anything fits.
 #[test]
-fn auto_fits() {
-    let job = with(roomy(), |options| options.auto = true);
+fn the_default_fits() {
+    let job = Job { system: SystemOptions::Tawpipe(TawpipeOptions::default()), ..roomy() };
     let all = |memory| clean(&Job { memory, ..job.clone() });
     let (schedule, roomy) = all(None);
     let chosen = options(&schedule.job);
@@ -252,4 +253,62 @@ fn stripes_need_equal_groups() {
     assert!(refusal.contains("system.stripe") && refusal.contains("[1, 2]"), "{refusal}");
     let flat = with(job, |options| options.topology = Topology::Flat);
     clean(&Job { groups: Groups::new(&[1, 2]), ..with(flat, |options| options.stagger = Stagger::None) });
+}
+
+/// The published system by name: every rank owns one shard, embedding and head are replicated, groups start one after the
+/// other, hops are direct, nothing is kept; what a deck sets wins over it, as over the default.
+#[test]
+fn presets() {
+    let read = |text: &str| -> SystemOptions { toml::from_str(text).unwrap() };
+    let of = |text: &str, layers: usize, groups: &[usize]| {
+        options(&clean(&Job { system: read(text), ..tawpipe(layers, groups, 2 * groups.iter().sum::<usize>()) }).0.job)
+    };
+    let paper = of("name = 'tawpipe'\npreset = 'paper'", 7, &[2, 2]);
+    let published = Settled {
+        blocks_per_shard: 2,
+        embed: Embed::Replicated,
+        stagger: Stagger::Slots,
+        overlap: true,
+        topology: Topology::Groups,
+        hop: Hops::Direct,
+        weight_cache: WeightCache::None,
+        grad_sync: GradSync::Round,
+        stripe: false,
+    };
+    assert_eq!(paper, published);
+    assert_eq!(of("name = 'tawpipe'\npreset = 'paper'", 3, &[2, 2, 2]).blocks_per_shard, 1);
+    let set =
+        of("name = 'tawpipe'\npreset = 'paper'\nblocks_per_shard = 1\nstagger = 'none'\nhop = 'auto'", 7, &[2, 2, 2]);
+    let wanted = Settled { blocks_per_shard: 1, stagger: Stagger::None, hop: Hops::Collective, ..published };
+    assert_eq!(set, wanted);
+    let default = of("name = 'tawpipe'", 7, &[2, 2]);
+    assert_eq!((default.weight_cache, default.grad_sync), (WeightCache::Group, GradSync::Iteration));
+    let set = of("name = 'tawpipe'\nweight_cache = 'none'", 7, &[2, 2]);
+    assert_eq!((set.weight_cache, set.grad_sync), (WeightCache::None, GradSync::Iteration));
+    // What was chosen is written down with the preset, and is kept when it is read again.
+    let schedule =
+        schedule(&Job { system: read("name = 'tawpipe'\npreset = 'paper'"), ..tawpipe(7, &[2, 2], 4) }).unwrap();
+    let written = toml::to_string(&schedule.job.system).unwrap();
+    let SystemOptions::Tawpipe(again) = read(&written) else { unreachable!() };
+    assert_eq!((again.settled(), again.preset), (Some(published), Preset::Paper));
+}
+
+/// Decks from before there were presets: `auto = true` leaves everything open but a hop that is not the old default,
+/// `auto = false` nothing.
+#[test]
+fn old_decks_say_auto() {
+    let read = |text: &str| -> TawpipeOptions {
+        let SystemOptions::Tawpipe(options) = toml::from_str(&format!("name = 'tawpipe'\n{text}")).unwrap() else {
+            unreachable!()
+        };
+        options
+    };
+    let resolved = "hop = 'direct'\nweight_cache = 'none'\ngrad_sync = 'round'\nauto = ";
+    let open = read(&format!("{resolved}true"));
+    assert_eq!((open.hop, open.weight_cache, open.grad_sync), (Choice::Auto, Choice::Auto, Choice::Auto));
+    assert_eq!(read("auto = true\nhop = 'collective'").hop, Choice::Is(Hops::Collective));
+    let closed = TawpipeOptions { auto: Some(false), ..Settled::default().into() };
+    assert_eq!(read(&format!("{resolved}false")), closed);
+    assert_eq!(read("auto = false"), closed);
+    assert_eq!(read("auto = false\nweight_cache = 'group'").weight_cache, Choice::Is(WeightCache::Group));
 }

@@ -9,11 +9,11 @@ use tawpipe::engine::{Compute, Engine, EngineError, Executor, Measured, Options,
 use tawpipe::fabric::Wire;
 use tawpipe::model::{Dtype, ModelShape, Recompute, init};
 use tawpipe::nn::Network;
-use tawpipe::plan::systems::{Embed, Schedule, Stagger, SystemOptions, TawpipeOptions, schedule};
+use tawpipe::plan::systems::{Embed, Schedule, Settled, Stagger, SystemOptions, TawpipeOptions, schedule};
 use tawpipe::plan::{Action, Batch, Job, RankPlan, Segment, Split, stats, step};
 
 /// A job on these groups.
-pub fn job(groups: &Groups, layers: usize, micros: usize, tied: bool, options: TawpipeOptions) -> Job {
+pub fn job(groups: &Groups, layers: usize, micros: usize, tied: bool, options: impl Into<TawpipeOptions>) -> Job {
     let shape = ModelShape {
         dim: 32,
         layers,
@@ -25,6 +25,7 @@ pub fn job(groups: &Groups, layers: usize, micros: usize, tied: bool, options: T
         tied,
         rope_theta: 10_000.0,
         norm_eps: 1e-5,
+        extra: Default::default(),
     };
     let batch = Batch { seq: 12, micro: 2, micros };
     Job {
@@ -36,7 +37,7 @@ pub fn job(groups: &Groups, layers: usize, micros: usize, tied: bool, options: T
         recompute: Recompute::None,
         costs: Costs::unit(),
         memory: None,
-        system: SystemOptions::Tawpipe(options),
+        system: SystemOptions::Tawpipe(options.into()),
     }
 }
 
@@ -45,8 +46,8 @@ pub fn alone(job: &Job) -> Job {
     Job { groups: Groups::new(&[1]), system: SystemOptions::Single, ..job.clone() }
 }
 
-pub fn options(blocks_per_shard: usize, embed: Embed, stagger: Stagger) -> TawpipeOptions {
-    TawpipeOptions { blocks_per_shard, embed, stagger, ..Default::default() }
+pub fn options(blocks_per_shard: usize, embed: Embed, stagger: Stagger) -> Settled {
+    Settled { blocks_per_shard, embed, stagger, ..Default::default() }
 }
 
 /// The same in bf16, gradients on the wire too.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tawpipe::cluster::Groups;
 use tawpipe::engine::{Delays, EngineError, Options, Phase, Poll};
-use tawpipe::plan::systems::{Embed, GradSync, Hops, Stagger, TawpipeOptions, WeightCache, schedule};
+use tawpipe::plan::systems::{Embed, GradSync, Hops, Settled, Stagger, WeightCache, schedule};
 use tawpipe::plan::{Job, Lane, tables};
 
 use super::Context;
@@ -43,7 +43,7 @@ pub fn families(context: &Context) {
     let systems = ["ddp", "fsdp", "hsdp", "1f1b", "zb-h1"];
     let jobs = systems.into_iter().map(|name| {
         let system = toml::from_str(&format!("name = '{name}'")).unwrap();
-        Job { system, ..job(groups, 5, 2 * groups.ranks() - 1, true, TawpipeOptions::default()) }
+        Job { system, ..job(groups, 5, 2 * groups.ranks() - 1, true, Settled::default()) }
     });
     compare(context, jobs.filter(|job| schedule(job).is_ok()).map(|job| (job, 2e-6)));
 }
@@ -54,19 +54,19 @@ pub fn collective_hops(context: &Context) {
     let ranks = context.ranks();
     let size = if ranks > 3 { 2 } else { 1 };
     let groups = Groups::new(&vec![size; ranks / size]);
-    let together = |change: fn(&mut TawpipeOptions)| {
-        let mut options = TawpipeOptions { hop: Hops::Collective, ..Default::default() };
+    let together = |change: fn(&mut Settled)| {
+        let mut options = Settled { hop: Hops::Collective, ..Default::default() };
         change(&mut options);
         options
     };
-    let keeps = |options: &mut TawpipeOptions| {
+    let keeps = |options: &mut Settled| {
         (options.weight_cache, options.grad_sync) = (WeightCache::Group, GradSync::Iteration);
     };
     let variants = [
         (together(|_| ()), 2 * ranks, false),
         (together(keeps), ranks + 1, true),
         (together(|options| (options.stripe, options.embed) = (true, Embed::Replicated)), 2 * ranks - 1, false),
-        (TawpipeOptions { stripe: true, overlap: false, ..together(keeps) }, ranks + 1, true),
+        (Settled { stripe: true, overlap: false, ..together(keeps) }, ranks + 1, true),
     ];
     let jobs = variants.into_iter().map(|(options, micros, tied)| job(&groups, 4, micros, tied, options));
     let jobs = jobs.flat_map(|job| [(job.clone(), 2e-6), (bf16(job), 2e-2)]);
@@ -122,7 +122,7 @@ fn compare(context: &Context, jobs: impl Iterator<Item = (Job, f64)>) {
 /// Random pauses before ops of both threads change no bit of losses or norms.
 pub fn delays(context: &Context) {
     let groups = &context.groups;
-    let job = job(groups, 3, 2 * groups.ranks() - 1, false, TawpipeOptions::default());
+    let job = job(groups, 3, 2 * groups.ranks() - 1, false, Settled::default());
     let plain = trainer(context, &job, Options::default()).train(2);
     for seed in 1..4 {
         let delays = Some(Delays { max: Duration::from_millis(2), seed: seed + 100 * context.rank as u64 });
@@ -136,7 +136,7 @@ pub fn delays(context: &Context) {
 /// The last rank stops: within the time limit every other rank fails with a sentence that names what is pending.
 pub fn watchdog(context: &Context) -> Option<EngineError> {
     let groups = &context.groups;
-    let job = job(groups, 3, groups.ranks(), false, TawpipeOptions::default());
+    let job = job(groups, 3, groups.ranks(), false, Settled::default());
     let mut trainer = trainer(context, &job, Options { timeout: Duration::from_secs(1), ..Options::default() });
     trainer.run(Phase::Prepare, 0).unwrap();
     if context.rank == groups.ranks() - 1 {
@@ -152,7 +152,7 @@ pub fn watchdog(context: &Context) -> Option<EngineError> {
 /// Rank 1 panics inside an op of the compute lane, and all others wait for it.
 pub fn panic(context: &Context) -> Result<(), EngineError> {
     let groups = &context.groups;
-    let job = job(groups, 3, groups.ranks(), false, TawpipeOptions::default());
+    let job = job(groups, 3, groups.ranks(), false, Settled::default());
     let wire = |splits: &[tawpipe::plan::Split]| Some((context.wire)(splits));
     let forwards = if context.rank == 1 { 3 } else { usize::MAX };
     let mut trainer = Trainer::fragile(&job, context.rank, wire, Options::default(), forwards);
@@ -162,7 +162,7 @@ pub fn panic(context: &Context) -> Result<(), EngineError> {
 /// Trains and evaluates; gives all bytes sent to every other rank.
 pub fn bytes(context: &Context) -> std::collections::BTreeMap<usize, usize> {
     let groups = &context.groups;
-    let job = job(groups, 5, 2 * groups.ranks(), false, TawpipeOptions::default());
+    let job = job(groups, 5, 2 * groups.ranks(), false, Settled::default());
     let mut trainer = trainer(context, &job, Options::default());
     let mut sent = std::collections::BTreeMap::new();
     for (phase, number) in [(Phase::Prepare, 0), (Phase::Train, 1), (Phase::Train, 2), (Phase::Evaluate, 3)] {

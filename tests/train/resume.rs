@@ -55,6 +55,37 @@ fn a_run_may_write_no_checkpoint() {
     assert!(error.contains("run.checkpoint = false excludes run.checkpoint_every = 3"), "{error}");
 }
 
+/// What `tawpipe` chooses is written into the run's deck, and stays when the run goes on with less memory, or is given another
+/// default; an option that is set wins over it.
+#[test]
+fn a_choice_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let part = folder.path().join("part");
+    let train = |steps: u64, more: &[&str]| {
+        let own = [format!("run.folder={part:?}"), format!("run.steps={steps}")];
+        let sets: Vec<&str> = own.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        program(&deck(TEXT, &[2, 2], &sets), steps > 1);
+        let text = std::fs::read_to_string(part.join("deck.toml")).unwrap();
+        let system = text.parse::<toml::Table>().unwrap()["system"].clone();
+        ["hop", "weight_cache", "grad_sync"].map(|key| system[key].as_str().unwrap().to_string())
+    };
+    assert_eq!(train(1, &[]), ["direct", "group", "iteration"]);
+    let least = {
+        let job = deck(TEXT, &[2, 2], &["system.auto=false"]);
+        let job = job.job(job.model.shape().unwrap(), super::world::groups(&job)).unwrap();
+        tawpipe::plan::systems::schedule(&job).unwrap().peak()
+    };
+    let tight = format!("cluster.memory={}", least + 10_000_000);
+    assert_eq!(train(2, &[&tight]), ["direct", "group", "iteration"]);
+    assert_eq!(train(3, &["system.weight_cache=none"]), ["direct", "none", "iteration"]);
+    assert_eq!(train(4, &[]), ["direct", "none", "iteration"], "as the run did before");
+    // A new run within exactly the memory that the smallest way needs takes that.
+    let exact = [format!("cluster.memory={least}"), format!("run.folder={:?}", folder.path().join("new"))];
+    program(&deck(TEXT, &[2, 2], &[&exact[0], &exact[1], "run.steps=1"]), false);
+    let text = std::fs::read_to_string(folder.path().join("new/deck.toml")).unwrap();
+    assert!(text.contains("weight_cache = \"none\"") && text.contains("grad_sync = \"round\""), "{text}");
+}
+
 /// Four ranks, then two, then six, in other groups: the losses of one undisturbed run to 2e-6.
 #[test]
 fn continues_on_other_worlds() {
@@ -144,6 +175,6 @@ fn too_little_memory() {
     let deck = deck(TEXT, &[1], &[&set, "cluster.memory='0.25 MiB'"]);
     let refused = std::panic::catch_unwind(|| program(&deck, false)).unwrap_err();
     let text = refused.downcast_ref::<String>().unwrap();
-    assert!(text.contains("cluster.memory allows 0.2 MiB") && text.contains("the plan needs"), "{text}");
+    assert!(text.contains("cluster.memory allows 262 kB (256 KiB)") && text.contains("the plan needs"), "{text}");
     assert!(!folder.path().join("run").exists());
 }

@@ -50,15 +50,17 @@ fn weipipe_trains() {
 #[test]
 fn tawpipe_trains_with_every_option() {
     same_losses(&[
-        "name=tawpipe overlap=false",
-        "name=tawpipe topology=flat",
-        "name=tawpipe weight_cache=group",
-        "name=tawpipe grad_sync=iteration",
-        "name=tawpipe stripe=true",
+        "name=tawpipe",
+        "name=tawpipe preset=paper",
+        "name=tawpipe auto=false overlap=false",
+        "name=tawpipe auto=false topology=flat",
+        "name=tawpipe auto=false weight_cache=group",
+        "name=tawpipe auto=false grad_sync=iteration",
+        "name=tawpipe auto=false stripe=true",
         "name=tawpipe auto=true",
-        "name=tawpipe hop=collective",
+        "name=tawpipe auto=false hop=collective",
         "name=tawpipe hop=collective weight_cache=group grad_sync=iteration stripe=true",
-        "name=tawpipe overlap=false topology=flat stripe=true",
+        "name=tawpipe preset=paper overlap=false topology=flat stripe=true",
         "name=tawpipe weight_cache=group grad_sync=iteration stripe=true stagger=slots",
         "name=tawpipe overlap=false weight_cache=group grad_sync=iteration embed=replicated",
     ]);

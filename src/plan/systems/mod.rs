@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::cluster::Rank;
 use crate::model::Shards;
 
-use super::{Job, RankPlan, Refusal, Split};
+use super::tables::memory;
+use super::{Batch, Job, RankPlan, Refusal, Split};
 
 mod local;
 mod pipeline;
@@ -23,7 +25,7 @@ mod weipipe;
 
 pub use pipeline::{InterleavedOptions, PipelineOptions, Timetable};
 pub use sharded::{DdpOptions, FsdpOptions, GradSync, HsdpOptions};
-pub use tawpipe::options::{Embed, Hops, Stagger, TawpipeOptions, Topology, WeightCache};
+pub use tawpipe::options::{Choice, Embed, Hops, Preset, Settled, Stagger, TawpipeOptions, Topology, WeightCache};
 
 /// What the deck's `[system]` section chooses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -166,6 +168,71 @@ impl SystemOptions {
             SystemOptions::ZbV => "zb-v",
         }
     }
+
+    /// A system's options where a deck says nothing.
+    ///
+    /// # Panics
+    /// If there is no such system.
+    pub fn defaults(name: &str) -> SystemOptions {
+        serde_json::from_value(json!({ "name": name })).expect("every option of a known system has a default")
+    }
+
+    /// The published system of the TawPipe paper.
+    pub fn paper() -> SystemOptions {
+        serde_json::from_value(json!({"name": "tawpipe", "preset": "paper"})).expect("a preset of tawpipe")
+    }
+
+    /// Options that are not the system's defaults, with their values; a preset, and what differs from it.
+    pub fn changed(&self) -> Vec<(String, Value)> {
+        let of = |options: &SystemOptions| match serde_json::to_value(options) {
+            Ok(Value::Object(map)) => map,
+            other => unreachable!("options are plain values, not {other:?}"),
+        };
+        let own = of(self);
+        let (mut changed, mut defaults) = (Vec::new(), of(&SystemOptions::defaults(self.name())));
+        if let (Some(preset), Some(default)) = (own.get("preset"), defaults.get("preset"))
+            && preset != default
+        {
+            changed.push(("preset".to_string(), preset.clone()));
+            let named = json!({"name": self.name(), "preset": preset});
+            defaults = of(&serde_json::from_value(named).expect("a preset that was read"));
+        }
+        changed.extend(own.into_iter().filter(|(key, value)| defaults.get(key) != Some(value)));
+        changed
+    }
+
+    /// The name with the options that are not defaults.
+    pub fn words(&self) -> String {
+        let word = |(key, value): (String, Value)| match value {
+            Value::String(text) => format!(", {key} {text}"),
+            value => format!(", {key} {value}"),
+        };
+        std::iter::once(self.name().to_string()).chain(self.changed().into_iter().map(word)).collect()
+    }
+
+    /// Whether options are left for the program to choose.
+    pub fn is_open(&self) -> bool {
+        matches!(self, SystemOptions::Tawpipe(options) if options.settled().is_none())
+    }
+
+    /// Whether `chosen` is one of the ways in which these options can be settled.
+    pub fn admits(&self, chosen: &SystemOptions) -> bool {
+        match (self, chosen) {
+            (SystemOptions::Tawpipe(asked), SystemOptions::Tawpipe(chosen)) => asked.admits(chosen),
+            (asked, chosen) => asked == chosen,
+        }
+    }
+
+    /// What the program has chosen of what `asked` left open, in words; empty if nothing was.
+    pub fn choices(&self, asked: &SystemOptions) -> String {
+        let open = asked.is_open();
+        let shown = |key: &str| matches!(key, "blocks_per_shard" | "hop" | "weight_cache" | "grad_sync");
+        let chosen = self.changed().into_iter().filter(|(key, value)| {
+            open && shown(key) && serde_json::to_value(asked).is_ok_and(|asked| asked[key.as_str()] != *value)
+        });
+        let words: Vec<String> = chosen.map(|(key, value)| format!("{key} = {value}")).collect();
+        words.join(", ")
+    }
 }
 
 /// The system of this name.
@@ -198,6 +265,13 @@ impl Schedule {
     pub fn rank(&self, rank: Rank) -> RankPlan {
         let entry = find(self.job.system.name()).expect("scheduled by a system of the table");
         entry.system.rank(self, rank)
+    }
+
+    /// Bytes of the rank that needs most, for its plan alone.
+    pub fn peak(&self) -> usize {
+        let ranks = 0..self.job.groups.ranks();
+        let bytes = |rank| memory(&self.rank(rank).slots).values().sum();
+        ranks.into_par_iter().map(bytes).max().unwrap_or(0)
     }
 
     /// All ranks' plans.

@@ -135,6 +135,7 @@ mod tests {
                 tied,
                 rope_theta,
                 norm_eps,
+                extra: Default::default(),
             },
             groups: Groups::new(groups),
             batch: Batch { seq: 4, micro: 2, micros },

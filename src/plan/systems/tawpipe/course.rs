@@ -11,7 +11,7 @@ use super::super::walk::Pass;
 use super::super::{GradSync, Schedule};
 use super::holders::Holders;
 use super::options;
-use super::options::{Hops, Stagger, TawpipeOptions, WeightCache};
+use super::options::{Hops, Settled, Stagger, WeightCache};
 use super::visits::{Visit, visits};
 
 /// A message between groups.
@@ -34,7 +34,7 @@ pub struct Fetch {
 /// The course of an iteration or an evaluation.
 pub struct Course<'a> {
     job: &'a Job,
-    options: &'a TawpipeOptions,
+    options: Settled,
     pub holders: &'a Holders,
     groups: &'a Groups,
     /// Visits of the first group, which has the most rounds; the others make the first of them.
@@ -45,7 +45,7 @@ impl<'a> Course<'a> {
     pub fn new(schedule: &'a Schedule, holders: &'a Holders, training: bool) -> Self {
         let (job, options, groups) = (&schedule.job, options(&schedule.job), &holders.groups);
         let travels = |shard| holders.home(shard).is_some();
-        let visits = visits(&schedule.shards, rounds(job, groups, 0), training, options, travels);
+        let visits = visits(&schedule.shards, rounds(job, groups, 0), training, &options, travels);
         Course { job, options, holders, groups, visits }
     }
 

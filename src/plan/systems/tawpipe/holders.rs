@@ -26,7 +26,8 @@ pub struct Holders {
 
 impl Holders {
     pub fn new(schedule: &Schedule) -> Self {
-        let (options, groups) = (options(&schedule.job), groups(&schedule.job));
+        let options = options(&schedule.job);
+        let groups = groups(&schedule.job, options.topology);
         let lens: Vec<usize> = schedule.shards.shards.iter().map(|shard| shard.len).collect();
         let keeps = options.weight_cache == WeightCache::Group || options.grad_sync == GradSync::Iteration;
         // Collectives join ranks of equal index; what these keep is balanced by the choice of owners.
@@ -81,8 +82,8 @@ impl Holders {
 }
 
 /// Groups inside which shards are shared out: those of the job, or all ranks in one if the topology is flat.
-pub fn groups(job: &Job) -> Groups {
-    match options(job).topology {
+pub fn groups(job: &Job, topology: Topology) -> Groups {
+    match topology {
         Topology::Groups => job.groups.clone(),
         Topology::Flat => Groups::new(&[job.groups.ranks()]),
     }

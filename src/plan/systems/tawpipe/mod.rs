@@ -16,7 +16,7 @@
 //! and an op waits only for what comes earlier, so nothing can wait in a circle: neither with all lanes at once nor with
 //! one operation at a time.
 
-mod auto;
+mod choice;
 mod collect;
 mod course;
 mod fetch;
@@ -31,7 +31,7 @@ use crate::model::{ShardId, Shards};
 use crate::plan::{CommId, Job, Lane, RankPlan, Refusal, Split};
 
 use super::{Layout, Schedule, System, SystemOptions};
-use options::{Embed, Hops, Stagger, TawpipeOptions};
+use options::{Embed, Hops, Settled, Stagger, TawpipeOptions};
 
 /// See the module.
 pub struct Tawpipe;
@@ -59,14 +59,11 @@ impl Way {
 
 impl System for Tawpipe {
     fn schedule(&self, job: &Job) -> Result<Schedule, Refusal> {
-        if options(job).auto {
-            return auto::schedule_within(job);
-        }
-        let options = options(job);
+        let Some(options) = asked(job).settled() else { return choice::schedule_within(job) };
         if options.blocks_per_shard == 0 {
             return Err(Refusal("system.blocks_per_shard = 0; it must be at least 1".into()));
         }
-        let groups = holders::groups(job);
+        let groups = holders::groups(job, options.topology);
         if options.stripe && !alike(&groups) {
             return Err(Refusal(format!(
                 "system.stripe = true cuts shards alike in all groups, which must be of one size, not {:?}",
@@ -75,7 +72,7 @@ impl System for Tawpipe {
         }
         let collective = options.hop == Hops::Collective;
         if collective {
-            can_hop_together(options, &groups)?;
+            can_hop_together(options.stagger, &groups)?;
         }
         let shards = Shards::new(&job.shape, options.blocks_per_shard);
         let outside = [shards.units[0].1.shard, shards.units[shards.units.len() - 1].1.shard];
@@ -113,8 +110,8 @@ fn alike(groups: &Groups) -> bool {
 }
 
 /// Whether hops can be collectives, or why not.
-fn can_hop_together(options: &TawpipeOptions, groups: &Groups) -> Result<(), Refusal> {
-    if options.stagger != Stagger::None {
+fn can_hop_together(stagger: Stagger, groups: &Groups) -> Result<(), Refusal> {
+    if stagger != Stagger::None {
         return Err(Refusal(
             "system.hop = \"collective\" brings a shard to all groups at once, which must want it at the same time: \
              system.stagger = \"none\", not \"slots\""
@@ -131,7 +128,12 @@ fn can_hop_together(options: &TawpipeOptions, groups: &Groups) -> Result<(), Ref
     Ok(())
 }
 
-fn options(job: &Job) -> &TawpipeOptions {
+/// The options of a job that is scheduled, which leave nothing open.
+fn options(job: &Job) -> Settled {
+    asked(job).settled().expect("scheduled")
+}
+
+fn asked(job: &Job) -> &TawpipeOptions {
     match &job.system {
         SystemOptions::Tawpipe(options) => options,
         other => unreachable!("a job of system {:?}", other.name()),

@@ -15,7 +15,7 @@ use super::Way;
 use super::course::{Course, Hop};
 use super::holders::Holders;
 use super::options;
-use super::options::{Hops, TawpipeOptions};
+use super::options::{Hops, Settled};
 use super::visits::Visit;
 
 /// A rank's plan.
@@ -80,7 +80,7 @@ pub fn plan(schedule: &Schedule, rank: Rank) -> RankPlan {
 /// Writes a rank's lists. See [`super::fetch`] and [`super::collect`] for what happens before and after a computation.
 pub struct Writer<'a> {
     pub job: &'a Job,
-    pub options: &'a TawpipeOptions,
+    pub options: Settled,
     pub shards: &'a Shards,
     pub holders: &'a Holders,
     pub groups: &'a Groups,

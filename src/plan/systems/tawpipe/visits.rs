@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::model::{ShardId, Shards, Unit};
 
 use super::super::walk::{Pass, Stop, stops};
-use super::options::TawpipeOptions;
+use super::options::Settled;
 
 /// One stop at a shard. All ranks of a group make it together, each with its own micro-batch.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pub fn visits(
     shards: &Shards,
     rounds: usize,
     training: bool,
-    options: &TawpipeOptions,
+    options: &Settled,
     travel: impl Fn(ShardId) -> bool,
 ) -> Vec<Visit> {
     let embed = shards.place(Unit::Embed);
