@@ -178,6 +178,7 @@ fn main() {
         tied: false,
         rope_theta: 10000.0,
         norm_eps: 1e-5,
+        extra: Default::default(),
     };
     let batch = Batch { seq, micro, micros };
     let (groups, system) = (Groups::new(&[1]), systems::SystemOptions::Single);

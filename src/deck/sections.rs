@@ -191,6 +191,7 @@ impl ModelSection {
             tied: self.tied?,
             rope_theta: self.rope_theta?,
             norm_eps: self.norm_eps?,
+            extra: Default::default(),
         })
     }
 }

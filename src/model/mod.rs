@@ -15,7 +15,9 @@ pub use footprint::{
 };
 pub use init::init;
 pub use param::{ALIGN, Init, Param, align, unit_params};
-pub use shape::{MOST_DIM, MOST_FFN, MOST_HEAD_DIM, MOST_HEADS, MOST_LAYERS, MOST_VOCAB, ModelShape, ShapeError};
+pub use shape::{
+    Extra, MOST_DIM, MOST_FFN, MOST_HEAD_DIM, MOST_HEADS, MOST_LAYERS, MOST_VOCAB, ModelShape, ShapeError,
+};
 pub use shard::{Placement, Shard, ShardId, Shards, Unit};
 
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
 //! The one table of parameters: names, shapes, order inside a unit, initialisation and weight decay.
 
-use super::{ModelShape, Unit};
+use super::{Extra, ModelShape, Unit};
 
 /// Tensors start at multiples of this many elements, and shards are padded to it.
 pub const ALIGN: usize = 128;
@@ -53,6 +53,23 @@ impl Param {
     }
 }
 
+/// Parameters of a block that only plans know.
+fn extra(shape: &ModelShape) -> Vec<(String, (usize, usize, Init))> {
+    let Extra { qkv_bias, out_bias, mlp_bias, qk_norm } = shape.extra;
+    let list = [
+        (qkv_bias, "self_attn.q_proj.bias", shape.q_dim()),
+        (qkv_bias, "self_attn.k_proj.bias", shape.kv_dim()),
+        (qkv_bias, "self_attn.v_proj.bias", shape.kv_dim()),
+        (out_bias, "self_attn.o_proj.bias", shape.dim),
+        (mlp_bias, "mlp.gate_proj.bias", shape.ffn),
+        (mlp_bias, "mlp.up_proj.bias", shape.ffn),
+        (mlp_bias, "mlp.down_proj.bias", shape.dim),
+        (qk_norm, "self_attn.q_norm.weight", shape.head_dim),
+        (qk_norm, "self_attn.k_norm.weight", shape.head_dim),
+    ];
+    list.into_iter().filter(|(has, ..)| *has).map(|(_, name, len)| (name.to_string(), (1, len, Init::Ones))).collect()
+}
+
 /// The tensors of a unit in the order of its region, offsets relative to the region's start; the second value is the
 /// region's length (padded). Standard deviations follow GPT-2: 0.02, and 0.02/√(2 layers) for the two projections
 /// that write into the residual stream.
@@ -80,7 +97,9 @@ pub fn unit_params(shape: &ModelShape, unit: Unit) -> (Vec<Param>, usize) {
             ("mlp.down_proj", (d, f, residual)),
         ]
         .into_iter()
-        .map(|(name, shape)| (format!("model.layers.{i}.{name}.weight"), shape))
+        .map(|(name, shape)| (format!("{name}.weight"), shape))
+        .chain(extra(shape))
+        .map(|(name, shape)| (format!("model.layers.{i}.{name}"), shape))
         .collect(),
     };
     let mut offset = 0;

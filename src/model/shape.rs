@@ -40,6 +40,30 @@ pub struct ModelShape {
     pub rope_theta: f64,
     /// Epsilon inside RMSNorm's root.
     pub norm_eps: f64,
+    /// Parameters that only a plan knows.
+    #[serde(default, skip_serializing_if = "Extra::is_none")]
+    pub extra: Extra,
+}
+
+/// Parameters of relatives of LLaMA, which plans count and nothing trains yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Extra {
+    /// Biases of the projections to queries, keys and values.
+    pub qkv_bias: bool,
+    /// Bias of the projection out of attention.
+    pub out_bias: bool,
+    /// Biases of the three projections of SwiGLU.
+    pub mlp_bias: bool,
+    /// A norm over each head of queries and of keys.
+    pub qk_norm: bool,
+}
+
+impl Extra {
+    /// Whether there are none.
+    pub fn is_none(&self) -> bool {
+        *self == Extra::default()
+    }
 }
 
 /// Why a shape is no model.
@@ -136,7 +160,15 @@ impl ModelShape {
 
     /// Number of parameters, without padding; a tied head counts once.
     pub fn params(&self) -> usize {
-        let block = 2 * self.dim + 2 * self.dim * (self.q_dim() + self.kv_dim()) + 3 * self.dim * self.ffn;
+        let Extra { qkv_bias, out_bias, mlp_bias, qk_norm } = self.extra;
+        let extra = [
+            (qkv_bias, self.q_dim() + 2 * self.kv_dim()),
+            (out_bias, self.dim),
+            (mlp_bias, 2 * self.ffn + self.dim),
+            (qk_norm, 2 * self.head_dim),
+        ];
+        let extra: usize = extra.iter().map(|(has, len)| usize::from(*has) * len).sum();
+        let block = extra + 2 * self.dim + 2 * self.dim * (self.q_dim() + self.kv_dim()) + 3 * self.dim * self.ffn;
         let tables = if self.tied { 1 } else { 2 };
         self.layers * block + tables * self.vocab * self.dim + self.dim
     }

@@ -8,6 +8,7 @@ pub mod check;
 pub mod collective;
 mod job;
 mod op;
+mod remarks;
 mod slot;
 pub mod systems;
 pub mod tables;
@@ -19,6 +20,7 @@ pub use op::{
     Access, Action, Algorithm, Call, CommId, HeadGradient, Lane, Message, Op, OpId, Payload, REDUCE_CHUNK,
     REDUCE_CHUNKS, Work, applies, stats, step,
 };
+pub use remarks::remarks;
 pub use slot::{Holding, Region, Segment, Slot, SlotId};
 pub use timeline::{Span, Timeline};
 

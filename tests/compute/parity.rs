@@ -33,6 +33,7 @@ fn shape(folder: &Path) -> ModelShape {
         tied: false,
         rope_theta: 10000.0,
         norm_eps: config["rms_norm_eps"].as_f64().unwrap(),
+        extra: Default::default(),
     }
 }
 

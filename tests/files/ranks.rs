@@ -24,6 +24,7 @@ pub fn shape(tied: bool) -> ModelShape {
         tied,
         rope_theta: 10_000.0,
         norm_eps: 1e-5,
+        extra: Default::default(),
     }
 }
 

@@ -29,6 +29,7 @@ fn odd() -> ModelShape {
         tied: false,
         rope_theta: 10000.0,
         norm_eps: 1e-5,
+        extra: Default::default(),
     }
 }
 

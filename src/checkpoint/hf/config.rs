@@ -144,6 +144,7 @@ pub(super) fn parse_config(text: &str, path: &Path) -> Result<ModelShape> {
         tied: config.typed("tie_word_embeddings", "true or false", Value::as_bool)?.unwrap_or(false),
         rope_theta: rope_theta(&config)?,
         norm_eps: config.real("rms_norm_eps")?.unwrap_or(1e-6),
+        extra: Default::default(),
     };
     shape.validate().map_err(|error| match &error {
         ShapeError::Groups { heads, kv_heads } => CheckpointError::setting(

@@ -4,6 +4,8 @@
 //! forward is 1, each half of its backward 1, everything else free.
 
 mod compare;
+mod config;
+mod fit;
 mod one;
 mod outcome;
 mod recommended;
@@ -16,19 +18,24 @@ use crate::cluster::{Description, Groups};
 use crate::deck::{CostSource, Deck, DeviceKind, RanksPerGroup};
 use crate::device::beside;
 use crate::exit::Exit;
+use crate::model::ModelShape;
 use crate::plan::Job;
 use crate::report::TimeUnit;
 use crate::simulate::costs;
 
 use super::args::PlanArgs;
 use super::launch::Unusable;
+use config::Config;
 
 /// What is planned, and for which machine.
+#[derive(Clone)]
 struct Question {
     job: Job,
     machine: Option<Description>,
     /// Bytes that the deck's device keeps beside the plan.
     beside: usize,
+    /// What the plan does not tell.
+    remarks: Vec<String>,
 }
 
 impl Question {
@@ -39,9 +46,7 @@ impl Question {
 
     /// Bytes a rank's plan may use: what the deck says, else what the machine has, without what is beside the plan.
     fn limit(&self) -> Option<usize> {
-        let has =
-            || self.machine.as_ref().map(|machine| (machine.device().memory as usize).saturating_sub(self.beside));
-        self.job.memory.or_else(has)
+        self.job.memory
     }
 }
 
@@ -62,13 +67,16 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Exit> {
 }
 
 fn ask(args: &PlanArgs) -> anyhow::Result<Question> {
-    let deck = Deck::read(&args.deck.file, &args.deck.sets)?;
+    let given = args.model.as_ref().map(|path| match config::find(path) {
+        Some(file) => config::read(&file),
+        None => Err(Unusable(format!("--model {}: a config.json, or a folder with one", path.display())).into()),
+    });
+    let given = given.transpose()?;
+    let keys = given.as_ref().map_or_else(Vec::new, |config| config::sets(&config.shape));
+    let deck = Deck::read(&args.deck.file, &[&keys[..], &args.deck.sets[..]].concat())?;
     let machine = args.cluster.as_ref().map(|file| Description::read(file)).transpose()?;
     let groups = groups(args, &deck, machine.as_ref())?;
-    let shape = match &deck.model.from {
-        Some(from) => checkpoint::open(from)?.shape().clone(),
-        None => deck.model.shape().context("a deck has model.from or a shape")?,
-    };
+    let (shape, remarks) = shape(&deck, given)?;
     let mut job = deck.job(shape, groups)?;
     if let Some(machine) = &machine
         && !matches!(deck.cluster.costs, CostSource::Given(_))
@@ -79,8 +87,25 @@ fn ask(args: &PlanArgs) -> anyhow::Result<Question> {
         DeviceKind::Cuda => beside(&job.shape, job.batch.seq).iter().map(|(_, bytes)| bytes).sum(),
         DeviceKind::Auto | DeviceKind::Cpu => 0,
     };
-    job.memory = job.memory.map(|memory| memory.saturating_sub(beside));
-    Ok(Question { job, machine, beside })
+    let has = machine.as_ref().map(|machine| machine.device().memory as usize);
+    job.memory = job.memory.or(has).map(|memory| memory.saturating_sub(beside));
+    Ok(Question { job, machine, beside, remarks })
+}
+
+/// The model: that of `--model`, else of the deck. Of a Hugging Face folder the configuration is enough.
+fn shape(deck: &Deck, given: Option<Config>) -> anyhow::Result<(ModelShape, Vec<String>)> {
+    if let Some(Config { shape, remarks }) = given {
+        // The deck's own keys come from the configuration, or from `--set`.
+        let own = deck.model.shape().context("a deck with a shape")?;
+        return Ok((ModelShape { extra: shape.extra, ..own }, remarks));
+    }
+    let Some(from) = &deck.model.from else {
+        return Ok((deck.model.shape().context("a deck has model.from or a shape")?, Vec::new()));
+    };
+    match config::find(from) {
+        Some(file) => config::read(&file).map(|config| (config.shape, config.remarks)),
+        None => Ok((checkpoint::open(from)?.shape().clone(), Vec::new())),
+    }
 }
 
 /// The ranks: `--groups`, else the machine's (or the first `--ranks` of them), else the deck's.
@@ -113,26 +138,4 @@ fn groups(args: &PlanArgs, deck: &Deck, machine: Option<&Description>) -> anyhow
         ))),
         _ => Ok(groups),
     }
-}
-
-/// Three significant digits or more.
-fn number(value: f64) -> String {
-    let digits = if value >= 100.0 {
-        0
-    } else if value >= 10.0 {
-        1
-    } else {
-        2
-    };
-    format!("{value:.digits$}")
-}
-
-/// Seconds in a unit that leaves digits before the point.
-fn seconds(value: f64) -> String {
-    let (factor, unit) = match value {
-        1.0.. => (1.0, "s"),
-        1e-3.. => (1e3, "ms"),
-        _ => (1e6, "µs"),
-    };
-    format!("{} {unit}", number(value * factor))
 }

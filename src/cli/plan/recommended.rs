@@ -10,9 +10,11 @@ use crate::plan::check::check;
 use crate::plan::systems::schedule;
 use crate::report::Table;
 use crate::simulate::{Candidate, Recommendation, recommend};
+use crate::units::{memory, number, seconds, size};
 
 use super::super::launch::Unusable;
-use super::{Question, number, seconds};
+use super::Question;
+use super::compare::refused;
 
 /// Candidates that are shown.
 const SHOWN: usize = 10;
@@ -56,11 +58,7 @@ fn recompute(candidate: &Candidate) -> &'static str {
 
 /// Options that are not their system's defaults.
 fn options(candidate: &Candidate) -> String {
-    let system = serde_json::to_value(&candidate.job.system).unwrap_or_default();
-    let defaults = serde_json::to_value(super::compare::defaults(candidate.job.system.name())).unwrap_or_default();
-    let changed = system.as_object().into_iter().flatten().filter(|(key, value)| defaults.get(key) != Some(value));
-    let changed: Vec<String> = changed.map(|(key, value)| format!("{key} = {value}")).collect();
-    [&[candidate.job.system.name().to_string()], &changed[..]].concat().join(", ")
+    candidate.asked.words()
 }
 
 fn values(candidate: &Candidate) -> Value {
@@ -77,7 +75,7 @@ fn values(candidate: &Candidate) -> Value {
 }
 
 fn table(found: &Recommendation) -> Table {
-    let head = ["system", "micro", "recompute", "groups", "step", "tokens/s a rank", "memory MiB", "between groups MB"];
+    let head = ["system", "micro", "recompute", "groups", "step", "tokens/s a rank", "memory", "between groups"];
     let mut table = Table::new(head.map(String::from).to_vec());
     for candidate in found.ranked.iter().take(SHOWN) {
         table.row(vec![
@@ -87,8 +85,8 @@ fn table(found: &Recommendation) -> Table {
             candidate.job.groups.count().to_string(),
             seconds(candidate.step_s),
             number(candidate.tokens_per_s_rank),
-            number(candidate.peak as f64 / f64::from(1 << 20)),
-            number(candidate.traffic.inter as f64 / 1e6),
+            size(candidate.peak),
+            size(candidate.traffic.inter),
         ]);
     }
     table
@@ -101,11 +99,8 @@ fn losers(found: &Recommendation) -> String {
         lines.push(format!("{} more fit.", found.ranked.len() - SHOWN));
     }
     if let (count @ 1.., Some(least)) = found.too_large {
-        lines.push(format!(
-            "{count} need more memory, the smallest of them {} MiB.",
-            number(least as f64 / f64::from(1 << 20))
-        ));
+        lines.push(format!("{count} need more memory, the smallest of them {}.", memory(least)));
     }
-    lines.extend(found.refused.iter().map(|(name, why)| format!("{name} cannot run this: {why}")));
+    lines.extend(refused(&found.refused));
     lines.join("\n")
 }

@@ -8,14 +8,14 @@ use crate::plan::Segment;
 use crate::plan::check::Summary;
 use crate::plan::tables::Traffic;
 use crate::report::Table;
+use crate::units::{binary, number, seconds, size};
 
 use super::outcome::Outcome;
-use super::{number, seconds};
 
 /// Most classes of ranks with a column of their own.
 const COLUMNS: usize = 8;
 
-/// MiB by segment, a column for each class of ranks that need the same.
+/// Bytes by segment, but for those that no rank has, a column for each class of ranks that need the same.
 pub fn memory(summary: &Summary, limit: Option<usize>) -> Table {
     let classes = classes(&summary.memory);
     let segments: BTreeSet<Segment> = summary.memory.iter().flat_map(|table| table.keys().copied()).collect();
@@ -23,20 +23,24 @@ pub fn memory(summary: &Summary, limit: Option<usize>) -> Table {
     let each = classes.len() <= COLUMNS;
     let row = |name: String, bytes: Vec<usize>| {
         let cells = if each { bytes } else { least_and_most(&bytes) };
-        let mib = cells.into_iter().map(|bytes| number(bytes as f64 / f64::from(1 << 20)));
-        [vec![name], mib.collect()].concat()
+        [vec![name], cells.into_iter().map(size).collect()].concat()
     };
     let columns: Vec<String> = if each {
         classes.iter().map(|(ranks, _)| words(ranks)).collect()
     } else {
         vec!["least".into(), "most".into()]
     };
-    let mut table = Table::new([vec!["memory, MiB".to_string()], columns].concat());
+    let mut table = Table::new([vec!["memory".to_string()], columns].concat());
     for segment in segments {
-        let bytes = classes.iter().map(|(_, table)| table.get(&segment).copied().unwrap_or(0)).collect();
+        let bytes: Vec<usize> = classes.iter().map(|(_, table)| table.get(&segment).copied().unwrap_or(0)).collect();
+        if bytes.iter().all(|&bytes| bytes == 0) {
+            continue;
+        }
         table.row(row(format!("{segment:?}").to_lowercase(), bytes));
     }
     table.row(row("total".into(), totals.clone()));
+    let cells = if each { totals.clone() } else { least_and_most(&totals) };
+    table.row([vec!["total, binary".into()], cells.into_iter().map(binary).collect()].concat());
     if let Some(limit) = limit {
         table.row(row("allowed".into(), vec![limit; totals.len()]));
         let fits = if each { totals } else { least_and_most(&totals) };
@@ -77,19 +81,21 @@ fn words(runs: &[RangeInclusive<Rank>]) -> String {
     format!("{} {}{more}", if one { "rank" } else { "ranks" }, shown.join(", "))
 }
 
-/// Bytes sent in one training step, by link.
-pub fn bytes(summary: &Summary) -> Table {
+/// Bytes sent in one training step, by link; nothing if nothing is sent.
+pub fn bytes(summary: &Summary) -> Option<Table> {
     let total = summary.traffic();
     let most = |class: fn(&Traffic) -> usize| summary.train.iter().map(class).max().unwrap_or(0);
-    let mut table = Table::new(["sent in a step, bytes", "all ranks", "busiest rank"].map(String::from).to_vec());
+    let mut table = Table::new(["sent in a step", "all ranks", "busiest rank"].map(String::from).to_vec());
     for (name, all, most) in [
         ("between groups", total.inter, most(|traffic| traffic.inter)),
         ("inside groups", total.intra, most(|traffic| traffic.intra)),
         ("control", total.control, most(|traffic| traffic.control)),
     ] {
-        table.row(vec![name.into(), all.to_string(), most.to_string()]);
+        if all > 0 {
+            table.row(vec![name.into(), size(all), size(most)]);
+        }
     }
-    table
+    (total != Traffic::default()).then_some(table)
 }
 
 /// What a step's time goes to; with a machine also how fast that is.
@@ -97,7 +103,12 @@ pub fn time(outcome: &Outcome, machine: bool) -> Table {
     let simulation = &outcome.simulation;
     let head = if machine { "predicted" } else { "in forwards of a block" };
     let mut table = Table::new(vec![head.into(), "value".into()]);
-    let mut row = |name: &str, value: String| table.row(vec![name.into(), value]);
+    // A share of nothing says nothing.
+    let mut row = |name: &str, value: String| {
+        if value != "0.0" {
+            table.row(vec![name.into(), value]);
+        }
+    };
     let ranks = simulation.ranks.len() as f64;
     let share = |of: fn(&crate::simulate::RankUse) -> f64| {
         let sum: f64 = simulation.ranks.iter().map(of).sum();
