@@ -57,6 +57,7 @@ mod tests {
             tied: false,
             rope_theta: 10000.0,
             norm_eps: 1e-5,
+            extra: Default::default(),
         }
     }
 

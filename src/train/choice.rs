@@ -19,7 +19,7 @@ use super::agree;
 /// Collective. Gives a deck whose system leaves something open what was chosen in the run in `earlier`, else what is best
 /// within `cluster.memory`, else within the least memory that any rank has: the size of its GPU, or its part of its
 /// machine's. Rank 0 decides for all. What the machine has is its size, not what happens to be free, so that the same
-/// deck on the same machines always gives the same plan.
+/// deck on the same machines always gives the same plan. Returns what was chosen in words, on rank 0.
 ///
 /// `found` are the ranks that share a machine, `groups` those of the job.
 pub fn settle(
@@ -30,22 +30,25 @@ pub fn settle(
     control: &dyn Control,
     found: &Groups,
     earlier: Option<&Path>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<String> {
     if !deck.system.is_open() {
-        return Ok(());
+        return Ok(String::new());
     }
     let mine = own_memory(device, deck.gpu.share, found.members(found.group_of(control.rank())).len());
     let all = control.gather(&mine.to_le_bytes()).unwrap_or_default();
     let of = |bytes: &Vec<u8>| bytes.as_slice().try_into().map_or(u64::MAX, u64::from_le_bytes);
     let least = all.iter().map(of).min().unwrap_or(u64::MAX);
-    let chosen = if control.rank() == 0 { choose(deck, shape, groups, device, least, earlier) } else { Ok(Vec::new()) };
-    let mut chosen = agree(control, Exit::BadInput, chosen)?;
+    let chosen = match control.rank() {
+        0 => choose(deck, shape, groups, device, least, earlier),
+        _ => Ok(Default::default()),
+    };
+    let (mut chosen, words) = agree(control, Exit::BadInput, chosen)?;
     control.broadcast(0, &mut chosen);
     deck.system = serde_json::from_slice(&chosen).context("the system that rank 0 has chosen")?;
-    Ok(())
+    Ok(words)
 }
 
-/// The options of the system, as JSON.
+/// The options of the system, as JSON, and what was chosen, in words.
 fn choose(
     deck: &Deck,
     shape: &ModelShape,
@@ -53,7 +56,7 @@ fn choose(
     device: &Chosen,
     least: u64,
     earlier: Option<&Path>,
-) -> anyhow::Result<Vec<u8>> {
+) -> anyhow::Result<(Vec<u8>, String)> {
     let mut job = deck.job(shape.clone(), groups.clone())?;
     let beside: usize = match device.gpu() {
         Some(_) => beside(&job.shape, job.batch.seq).iter().map(|(_, bytes)| bytes).sum(),
@@ -72,10 +75,8 @@ fn choose(
         None => (schedule(&job)?.job.system, format!("within {} a rank", memory(limit))),
     };
     let words = system.choices(&deck.system);
-    if !words.is_empty() {
-        log::info!("{} chooses {words}, {why}", system.name());
-    }
-    Ok(serde_json::to_vec(&system)?)
+    let words = if words.is_empty() { words } else { format!("{} chooses {words}, {why}", system.name()) };
+    Ok((serde_json::to_vec(&system)?, words))
 }
 
 /// The system of an earlier part of the run, if its deck can be read.

@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Description, Groups};
+use crate::cluster::{Costs, Description, Groups};
 use crate::model::Recompute;
 use crate::plan::systems::{SYSTEMS, SystemOptions, schedule};
 use crate::plan::{Batch, Job};
+use crate::simulate::costs;
 use crate::units::{memory, seconds};
 
 use super::Question;
@@ -68,13 +69,20 @@ pub fn changes(question: &Question, limit: usize) -> Vec<Change> {
 
 /// Plans a job, and prices it if it fits.
 fn attempt(question: &Question, words: &str, job: &Job, limit: usize) -> Option<Change> {
-    let schedule = schedule(job).ok()?;
+    let mut job = job.clone();
+    match &question.machine {
+        Some(machine) if !question.own_costs => job.costs = costs(machine, &job),
+        // Costs of a block's operations depend on the micro-batch, as the deck's do.
+        None if !question.own_costs => job.costs = Costs::flops(&job.shape, job.batch.micro, job.batch.seq),
+        _ => {}
+    }
+    let schedule = schedule(&job).ok()?;
     // The first rank alone says no for most that do not fit.
     let first: usize = crate::plan::tables::memory(&schedule.rank(0).slots).values().sum();
     if first > limit || schedule.peak() > limit {
         return None;
     }
-    let outcome = Outcome::of(question, job).ok()?;
+    let outcome = Outcome::of(question, &job).ok()?;
     let step_s = question.machine.is_some().then_some(outcome.simulation.step_s);
     Some(Change { words: words.to_string(), peak: outcome.summary.peak(), step_s })
 }

@@ -36,6 +36,8 @@ struct Question {
     beside: usize,
     /// What the plan does not tell.
     remarks: Vec<String>,
+    /// The deck gives the costs that pipelines plan by.
+    own_costs: bool,
 }
 
 impl Question {
@@ -78,9 +80,8 @@ fn ask(args: &PlanArgs) -> anyhow::Result<Question> {
     let groups = groups(args, &deck, machine.as_ref())?;
     let (shape, remarks) = shape(&deck, given)?;
     let mut job = deck.job(shape, groups)?;
-    if let Some(machine) = &machine
-        && !matches!(deck.cluster.costs, CostSource::Given(_))
-    {
+    let own_costs = matches!(deck.cluster.costs, CostSource::Given(_));
+    if let Some(machine) = machine.as_ref().filter(|_| !own_costs) {
         job.costs = costs(machine, &job);
     }
     let beside = match deck.run.device {
@@ -89,7 +90,7 @@ fn ask(args: &PlanArgs) -> anyhow::Result<Question> {
     };
     let has = machine.as_ref().map(|machine| machine.device().memory as usize);
     job.memory = job.memory.or(has).map(|memory| memory.saturating_sub(beside));
-    Ok(Question { job, machine, beside, remarks })
+    Ok(Question { job, machine, beside, remarks, own_costs })
 }
 
 /// The model: that of `--model`, else of the deck. Of a Hugging Face folder the configuration is enough.

@@ -103,9 +103,9 @@ pub fn time(outcome: &Outcome, machine: bool) -> Table {
     let simulation = &outcome.simulation;
     let head = if machine { "predicted" } else { "in forwards of a block" };
     let mut table = Table::new(vec![head.into(), "value".into()]);
-    // A share of nothing says nothing.
+    // To wait for nothing says nothing.
     let mut row = |name: &str, value: String| {
-        if value != "0.0" {
+        if value != "0.0" || !name.starts_with("waiting") {
             table.row(vec![name.into(), value]);
         }
     };

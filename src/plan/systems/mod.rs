@@ -10,7 +10,7 @@ use crate::cluster::Rank;
 use crate::model::Shards;
 
 use super::tables::memory;
-use super::{Batch, Job, RankPlan, Refusal, Split};
+use super::{Job, RankPlan, Refusal, Split};
 
 mod local;
 mod pipeline;
