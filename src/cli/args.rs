@@ -31,6 +31,8 @@ pub(super) enum Command {
     /// Check a deck's plan, and predict memory, bytes and time; needs neither MPI nor data
     Plan(PlanArgs),
     /// Measure this machine for the simulator; start it with mpirun for several ranks
+    Calibrate(CalibrateArgs),
+    /// The same as `calibrate`, which it was called before
     Bench(BenchArgs),
     /// Examine this machine and this launch: MPI, cores, memory, libraries, GPUs, Slurm, folders; also under mpirun or srun
     #[command(after_help = VERDICTS)]
@@ -166,8 +168,8 @@ pub(super) struct ExperimentArgs {
     /// Start no run after so many minutes (exit code 4)
     #[arg(long, value_name = "MINUTES", value_parser = minutes)]
     pub limit: Option<f64>,
-    /// Where to run, instead of what the file says: machine, virtual-cluster or allocation
-    #[arg(long, value_name = "PLACE", value_parser = place)]
+    /// Where to run, instead of what the file says
+    #[arg(long, value_name = "PLACE", value_enum)]
     pub on: Option<Place>,
     /// The Python that has PyTorch, for cells that compare with it; else TAWPIPE_TORCH; without it they are left out
     #[arg(long, value_name = "PYTHON")]
@@ -202,10 +204,26 @@ pub(super) struct ReportArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct CalibrateArgs {
+    /// The cluster description to write
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub measure: MeasureArgs,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     /// The cluster description to write
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub calibrate: PathBuf,
+    #[command(flatten)]
+    pub measure: MeasureArgs,
+}
+
+/// What is measured.
+#[derive(Debug, Args)]
+pub(super) struct MeasureArgs {
     /// Sizes of the groups of ranks, such as 2,2; left out, as the ranks are found
     #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=MOST_RANKS as i64))]
     pub groups: Vec<u32>,
@@ -215,8 +233,8 @@ pub(super) struct BenchArgs {
     /// Tokens of a sequence; left out, 256 on a processor and 2048 on a GPU
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=MOST_SEQ as i64))]
     pub seq: Option<u32>,
-    /// What is measured: auto, cpu or cuda, as run.device in a deck
-    #[arg(long, default_value = "auto", value_parser = device_kind)]
+    /// What is measured, as run.device in a deck
+    #[arg(long, default_value = "auto", value_enum)]
     pub device: DeviceKind,
 }
 
@@ -245,8 +263,8 @@ pub(super) struct ExportArgs {
     /// The folder to write; must not exist or be empty
     #[arg(long, value_parser = path())]
     pub out: PathBuf,
-    /// How weights are stored: f32, bf16 or f16
-    #[arg(long, default_value = "f32", value_parser = width)]
+    /// How weights are stored
+    #[arg(long, default_value = "f32", value_enum)]
     pub dtype: Width,
 }
 
@@ -272,7 +290,7 @@ pub(super) struct TokenizeArgs {
     #[arg(long, value_parser = path())]
     pub out: PathBuf,
     /// Type of an id in the file, little-endian
-    #[arg(long, default_value = "u16", value_parser = token_type)]
+    #[arg(long, default_value = "u16", value_enum)]
     pub token_type: TokenType,
 }
 
@@ -300,51 +318,14 @@ fn minutes(word: &str) -> Result<f64, String> {
     word.parse().ok().filter(|value| (0.0..=1e7).contains(value)).ok_or("accepted: a number from 0 to 1e7".into())
 }
 
-fn token_type(word: &str) -> Result<TokenType, String> {
-    match word {
-        "u8" => Ok(TokenType::U8),
-        "u16" => Ok(TokenType::U16),
-        "u32" => Ok(TokenType::U32),
-        "i32" => Ok(TokenType::I32),
-        _ => Err("accepted: u8, u16, u32, i32".into()),
-    }
-}
-
-fn place(word: &str) -> Result<Place, String> {
-    match word {
-        "machine" => Ok(Place::Machine),
-        "virtual-cluster" => Ok(Place::VirtualCluster),
-        "allocation" => Ok(Place::Allocation),
-        _ => Err("accepted: machine, virtual-cluster, allocation".into()),
-    }
-}
-
 fn seconds(word: &str) -> Result<f64, String> {
     let accepted = |seconds: &f64| *seconds > 0.0 && *seconds <= 86_400.0;
     word.parse().ok().filter(accepted).ok_or("accepted: a number above 0, at most 86400".into())
 }
 
-fn width(word: &str) -> Result<Width, String> {
-    match word {
-        "f32" => Ok(Width::F32),
-        "bf16" => Ok(Width::Bf16),
-        "f16" => Ok(Width::F16),
-        _ => Err("accepted: f32, bf16, f16".into()),
-    }
-}
-
 fn width_of_model(word: &str) -> Result<usize, String> {
     let fine = |dim: &usize| (64..=MOST_DIM).contains(dim) && dim.is_multiple_of(64);
     word.parse().ok().filter(fine).ok_or_else(|| format!("accepted: multiples of 64 up to {MOST_DIM}"))
-}
-
-fn device_kind(word: &str) -> Result<DeviceKind, String> {
-    match word {
-        "auto" => Ok(DeviceKind::Auto),
-        "cpu" => Ok(DeviceKind::Cpu),
-        "cuda" => Ok(DeviceKind::Cuda),
-        _ => Err("accepted: auto, cpu, cuda".into()),
-    }
 }
 
 /// The table of exit codes for `--help`.

@@ -1,9 +1,9 @@
 //! The command line: what was typed, and which room does it.
 //!
-//! Only `train`, `bench` and `doctor` ever start MPI.
+//! Only `train`, `calibrate` (or `bench`) and `doctor` ever start MPI.
 
 mod args;
-mod bench;
+mod calibrate;
 mod convert;
 mod doctor;
 mod experiment;
@@ -47,7 +47,8 @@ fn command(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Train(args) => train::run(&args),
         Command::Experiment(args) => experiment::run(&args),
-        Command::Bench(args) => bench::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args.file, &args.measure),
+        Command::Bench(args) => calibrate::run(&args.calibrate, &args.measure),
         Command::Doctor(args) => doctor::run(&args),
         Command::Manual { share } => manual::run(&share),
         Command::Plan(args) => plan::run(&args),

@@ -1,7 +1,7 @@
 //! A machine in a file: how many ranks, how fast each computes, how fast they talk.
 //!
 //! All quantities are in SI units: bytes, bytes a second, operations a second, seconds. `inputs/clusters/` has examples,
-//! `docs/simulator.md` explains every key; `tawpipe bench --calibrate` writes one for the machine it runs on.
+//! `docs/simulator.md` explains every key; `tawpipe calibrate` writes one for the machine it runs on.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ pub struct Description {
     /// What one rank computes with. Left out if `calibration` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     device: Option<DeviceRates>,
-    /// A description whose device is used, relative to this file: what `bench --calibrate` wrote.
+    /// A description whose device is used, relative to this file: what `calibrate` wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     calibration: Option<PathBuf>,
     /// How ranks talk.

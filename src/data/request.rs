@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// Type of one token id in a file, little-endian.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum TokenType {
     /// One byte; a text file is such a file under the byte tokenizer.
     U8,

@@ -336,7 +336,7 @@ pub enum Poll {
 }
 
 /// What computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum DeviceKind {
     /// GPUs where every rank has one, else the processor.
     Auto,

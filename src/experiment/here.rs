@@ -22,12 +22,12 @@ pub fn calibration(folder: &Path, host: &Host, ranks: usize) -> Option<Descripti
         let program = std::env::current_exe().ok()?;
         let mut command = Command::new(mpirun());
         command.args(["-n", &ranks.to_string(), "--bind-to", "none"]).arg(program);
-        command.args(["bench", "--calibrate"]).arg(&file);
+        command.arg("calibrate").arg(&file);
         super::launch::share_cores(&mut command);
         let output = command.stdin(Stdio::null()).output().ok()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            log::warn!("no predictions: {}", said.trim().lines().last().unwrap_or("bench --calibrate failed"));
+            log::warn!("no predictions: {}", said.trim().lines().last().unwrap_or("the calibration failed"));
             return None;
         }
     }

@@ -189,7 +189,7 @@ table! {
         bytes_intra: u64, "byte", "Bytes sent inside groups in this step, over all ranks.";
         bytes_inter: u64, "byte", "Bytes sent between groups in this step, over all ranks.";
         bytes_control: u64, "byte", "Bytes of scalars and barriers sent in this step, over all ranks.";
-        memory_peak: u64, "byte", "Largest resident set of any rank so far.";
+        memory_peak: u64, "byte", "Largest resident set of any rank so far; on a GPU the bytes that the plan and the device keep there.";
         skipped: bool, "1", "The update was left out: the loss or the gradient norm was not finite, or the norm an outlier.";
     }
 }

@@ -19,7 +19,7 @@ pub enum Program {
 }
 
 /// Where a cell is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
     /// On this machine alone; groups are what the deck says, and all links are its memory.
@@ -29,6 +29,7 @@ pub enum Place {
     /// On the nodes that Slurm has given to this job.
     Allocation,
     /// Nowhere: the simulator alone says what would happen on a described cluster.
+    #[value(skip)]
     Simulated,
 }
 

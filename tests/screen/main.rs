@@ -7,3 +7,4 @@ mod install;
 mod log;
 mod report;
 mod tensorboard;
+mod words;

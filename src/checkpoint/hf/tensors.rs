@@ -25,7 +25,7 @@ const MAX_HEADER: u64 = 100_000_000;
 pub(super) const BUFFER: usize = 1 << 16;
 
 /// How floats are stored in a safetensors file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Width {
     /// 32-bit floats.
