@@ -1,9 +1,10 @@
-//! tawpipe trains LLaMA-style models with weights that travel.
+//! tawpipe trains LLaMA-style models with TawPipe and the systems that it is compared with.
 //!
-//! In TawPipe every shard of the weights stays with its owner. When a block is due, its weights hop once to each other
-//! group of ranks (a node, say) and are broadcast inside; gradients are summed inside the group and hop back once. What
-//! each rank computes and sends is a plain value, a *plan*: it is checked before anything runs, its memory and bytes
-//! are counted, and the same value is what the engine runs.
+//! In TawPipe (topology-aware weight pipeline parallelism, AAAI 2026, arXiv 2511.09741) every shard of the weights stays
+//! with its owner. When a block of the model is due, its weights hop once to each other group of ranks (a node, say) and are
+//! broadcast inside the group; gradients are summed inside the group and hop back once. `docs/tawpipe.md` explains it.
+//! What each rank computes and sends is plain data, a *plan*: it is checked before anything runs, its memory and bytes
+//! are counted, and the same plan is what the engine runs.
 //!
 //! # The tour: six files, in this order
 //!
@@ -14,9 +15,9 @@
 //! 5. `engine/mod.rs`: how a rank runs its plan;
 //! 6. `train/run.rs`: the loop.
 //!
-//! # The house
+//! # The modules
 //!
-//! From the ground up; a room imports only rooms above it in this list, which `tests/house.rs` reads:
+//! From the ground up; a module imports only modules above it in this list, which `tests/house.rs` checks:
 //!
 //! - `output`: standard output that may be closed or full
 //! - `paths`: paths as people write them

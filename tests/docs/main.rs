@@ -2,6 +2,7 @@
 //!
 //! `UPDATE=1 cargo test --test docs` rewrites them.
 
+mod example;
 mod figures;
 mod options;
 mod parts;

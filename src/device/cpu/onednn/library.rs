@@ -134,7 +134,11 @@ impl Library {
                     std::mem::forget(loaded);
                     return Ok(Some(library));
                 }
-                Err(why) if setting.is_some() => return Err(why.to_string()),
+                // The error alone says no more than that loading failed; what the loader said is its source.
+                Err(why) if setting.is_some() => {
+                    let said = std::error::Error::source(&why).map_or_else(|| why.to_string(), ToString::to_string);
+                    return Err(format!("{}: cannot be loaded: {said}", name.display()));
+                }
                 Err(_) => {}
             }
         }
