@@ -15,7 +15,7 @@ use crate::paths::expand;
 use crate::plan::MOST_SEQ;
 use crate::results::Place;
 
-/// Trains LLaMA-style models whose weights travel between ranks.
+/// Trains LLaMA-style models with TawPipe, topology-aware weight pipeline parallelism, and the systems it is compared with.
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = exit_codes(), max_term_width = 100)]
 pub struct Cli {

@@ -12,7 +12,7 @@ const NORM_EPS: f64 = 1e-5;
 
 /// Largest setting of the optimizer.
 const MOST: f64 = 1e6;
-/// Largest bound on a gradient norm: an f32 holds it.
+/// Largest learning rate, and largest bound on a gradient norm: an f32 holds it.
 const MOST_NORM: f64 = 1e30;
 
 impl Deck {
@@ -108,7 +108,7 @@ impl OptimSection {
         let range = |key: &str, value: f64, fine: bool, want: &str| {
             if fine { Ok(()) } else { Err(origin.invalid(format!("optim.{key} = {value} must be {want}"))) }
         };
-        range("lr", self.lr, self.lr > 0.0 && self.lr <= MOST, "above 0 and at most 1e6")?;
+        range("lr", self.lr, self.lr > 0.0 && self.lr <= MOST_NORM, "above 0 and at most 1e30")?;
         for beta in self.betas {
             range("betas", beta, (0.0..1.0).contains(&beta), "from 0 to below 1")?;
         }

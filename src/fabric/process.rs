@@ -40,6 +40,10 @@ const MANAGERS: [&str; 5] = ["PMIX_RANK", "PMI_RANK", "PMI_FD", "OMPI_COMM_WORLD
 ///
 /// # Errors
 /// [`FabricError::Singletons`].
+#[cfg_attr(
+    not(any(feature = "mpi", test)),
+    allow(dead_code, reason = "only a build with MPI is ever started by srun as a rank")
+)]
 pub fn refuse_unmanaged(variable: impl Fn(&str) -> Option<String>) -> Result<(), FabricError> {
     const STEP: &str = "SLURM_STEP_NUM_TASKS";
     match variable(STEP).and_then(|text| text.parse().ok()) {

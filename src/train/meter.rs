@@ -59,6 +59,10 @@ pub fn peak(control: &dyn Control, device: &Chosen, dtype: Dtype) -> f64 {
         let all = control.gather(&mine.to_le_bytes()).unwrap_or_default();
         return all.iter().map(|bytes| bytemuck::pod_read_unaligned::<f64>(bytes)).sum();
     }
+    #[cfg_attr(
+        not(feature = "cuda"),
+        allow(irrefutable_let_patterns, reason = "a build without GPUs has processors only")
+    )]
     let Chosen::Cpu { threads, products } = device else { unreachable!("no GPU") };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

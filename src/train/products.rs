@@ -8,6 +8,10 @@ use crate::model::Dtype;
 /// Collective. The same device, where the ranks compute bf16 on processors with a decision about oneDNN that all share: other
 /// versions of it take sums in other orders.
 pub fn settle(device: Chosen, dtype: Dtype, control: &dyn Control) -> Chosen {
+    #[cfg_attr(
+        not(feature = "cuda"),
+        allow(irrefutable_let_patterns, reason = "a build without GPUs has processors only")
+    )]
     let Chosen::Cpu { threads, .. } = device else { return device };
     if dtype != Dtype::Bf16 {
         return device;

@@ -27,7 +27,7 @@ fn numbers_have_ranges() {
         ("cluster.ranks_per_group=9999999", &["cluster.ranks_per_group", "from 1 to 65536"]),
         ("cluster.ranks_per_group=[65536, 65536]", &["cluster.ranks_per_group", "no more together"]),
         ("cluster.memory=1e30 GB", &["cluster.memory"]),
-        ("optim.lr=1e300", &["optim.lr", "at most 1e6"]),
+        ("optim.lr=1e300", &["optim.lr", "at most 1e30"]),
         ("optim.clip=1e300", &["optim.clip", "to 1e30"]),
         ("system.blocks_per_shard=9000000000000000000", &["system.blocks_per_shard", "from 0 to 1048576"]),
     ];
