@@ -226,7 +226,7 @@ fn a_virtual_cluster_has_nodes_and_links() {
         (text, crossed, start.elapsed())
     };
     let (text, few, _) = train("few", "run.steps=2");
-    assert!(text.contains("in groups of [2, 2, 2]"), "{text}");
+    assert!(text.contains("6 ranks in groups of 2 + 2 + 2 on 3 nodes"), "{text}");
     let (_, many, _) = train("many", "run.steps=12");
     let journal = cluster.text("many/metrics.jsonl");
     let counted = journal.split("\"bytes_inter\":").nth(1).unwrap().split([',', '}']).next().unwrap();

@@ -21,7 +21,7 @@ use super::{Prices, RankUse, Simulation, costs, simulate};
 pub const ERROR: f64 = 0.037;
 
 /// Full rounds of the two iterations that a longer one is extrapolated from.
-const STEADY: [usize; 2] = [2, 4];
+const STEADY: [usize; 2] = [4, 6];
 
 /// What an iteration of a job would be like on a machine.
 #[derive(Clone, Debug, PartialEq)]
