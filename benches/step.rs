@@ -2,7 +2,8 @@
 //!
 //!     cargo bench --bench step -- [tiny|small|long] [f32|bf16] [threads] [steps] [--profile]
 //!
-//! Time is wall time and processor time of the process; on a machine that others use, the second is the steadier.
+//! Time is wall time and processor time of the process; on a machine that others use, the second is the steadier. With several
+//! threads, the wall time of an operation against that with one thread says how well it is divided.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -33,10 +34,18 @@ fn peak() -> f64 {
     usage.ru_maxrss as f64 / 1024.0
 }
 
-/// A device that counts the processor time of another's operations.
+/// Seconds of an operation, by processor and by the clock, and its floating-point operations.
+#[derive(Default)]
+struct Spent {
+    own: f64,
+    wall: f64,
+    flops: f64,
+}
+
+/// A device that counts the time of another's operations.
 struct Timed {
     cpu: Cpu,
-    times: Mutex<BTreeMap<String, (f64, f64)>>,
+    times: Mutex<BTreeMap<String, Spent>>,
     on: bool,
 }
 
@@ -45,13 +54,14 @@ impl Timed {
         if !self.on {
             return body(&self.cpu);
         }
-        let start = processor();
+        let (start, wall) = (processor(), Instant::now());
         body(&self.cpu);
-        let spent = processor() - start;
+        let (own, wall) = (processor() - start, wall.elapsed().as_secs_f64());
         let mut times = self.times.lock().expect("no operation panics");
         let entry = times.entry(name.into()).or_default();
-        entry.0 += spent;
-        entry.1 += flops;
+        entry.own += own;
+        entry.wall += wall;
+        entry.flops += flops;
     }
 }
 
@@ -61,6 +71,9 @@ impl Device for Timed {
     }
     fn finish(&self) -> Result<(), DeviceError> {
         self.cpu.finish()
+    }
+    fn together(&self, body: &mut (dyn FnMut() + Send)) {
+        self.cpu.together(body);
     }
     fn matmul(&self, a: Matrix, b: Matrix, c: Matrix, add: bool) {
         let kind = match (a.col_stride, b.col_stride) {
@@ -229,7 +242,7 @@ fn main() {
                     }
                 }
                 Action::Collective(_) => {}
-                action => net.run(action, &memory),
+                action => net.device().together(&mut || net.run(action, &memory)),
             }
         }
         if s > 0 {
@@ -260,11 +273,12 @@ fn main() {
     if profile {
         let times = net.device().times.lock().expect("no operation panics");
         let mut rows: Vec<_> = times.iter().collect();
-        rows.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
-        let total: f64 = rows.iter().map(|r| r.1.0).sum();
-        for (name, (time, flops)) in rows {
-            let rate = if *flops > 0.0 { format!("{:8.1} GFLOP/s", flops / time * 1e-9) } else { String::new() };
-            println!("{:8.1} ms {:5.1} %  {name:36} {rate}", 1e3 * time / steps as f64, 100.0 * time / total);
+        rows.sort_by(|a, b| b.1.wall.total_cmp(&a.1.wall));
+        let total: f64 = rows.iter().map(|r| r.1.wall).sum();
+        for (name, Spent { own, wall, flops }) in rows {
+            let rate = if *flops > 0.0 { format!("{:8.1} GFLOP/s", flops / own * 1e-9) } else { String::new() };
+            let [wall, own, share] = [1e3 * wall / steps as f64, 1e3 * own / steps as f64, 100.0 * wall / total];
+            println!("{wall:8.1} ms {share:5.1} % {own:8.1} ms of processors  {name:36} {rate}");
         }
     }
 }

@@ -109,6 +109,11 @@ pub trait Device: Send + Sync {
     /// The first operation that failed; what followed it was not done.
     fn finish(&self) -> Result<(), DeviceError>;
 
+    /// Runs several operations that follow each other. A processor's threads wake up once for all of them, not for each.
+    fn together(&self, body: &mut (dyn FnMut() + Send)) {
+        body();
+    }
+
     /// `c = a·b`, or `c += a·b` with `add`. `a` and `b` have the same type (T), `c` has T or f32.
     fn matmul(&self, a: Matrix, b: Matrix, c: Matrix, add: bool);
 

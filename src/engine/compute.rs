@@ -19,7 +19,7 @@ pub trait Compute: Send + Sync {
 
 impl<D: Device> Compute for Network<D> {
     fn run(&self, action: &Action, memory: &Memory) {
-        Network::run(self, action, memory);
+        self.device().together(&mut || Network::run(self, action, memory));
     }
 
     fn finish(&self) -> Result<(), DeviceError> {

@@ -1,5 +1,7 @@
 //! Matrix products.
 
+use std::ops::Range;
+
 use gemm::Parallelism;
 use half::bf16;
 
@@ -8,15 +10,23 @@ use super::pool::{Pool, scratch};
 use crate::device::{Matrix, View};
 use crate::model::Dtype;
 
-/// `c (+)= a·b` in f32.
+/// Rows or columns of a product that one thread computes are a multiple of this, the numbers in the widest vector.
+const TILE: usize = 16;
+
+/// `c (+)= a·b` in f32. Threads share the longer side of c. Each packs its own operands: that costs less than to wait for each
+/// other, as the threads of the crate `gemm` do. Its sums depend on the depth only, not on how c is divided.
 pub fn f32(pool: &Pool, a: Matrix, b: Matrix, c: Matrix, add: bool) {
-    let parallelism = match pool.threads() {
-        1 => Parallelism::None,
-        n => Parallelism::Rayon(n),
-    };
-    pool.install(|| {
-        // SAFETY: `Matrix` covers its elements; c overlaps neither a nor b (see `View`).
-        unsafe { raw(pointer(a), pointer(b), pointer(c), a.cols, add, parallelism) }
+    let (a, b, c, depth) = (pointer(a), pointer(b), pointer(c), a.cols);
+    let long = c.rows.max(c.cols);
+    let share = long.div_ceil(pool.threads()).next_multiple_of(TILE);
+    pool.each(long.div_ceil(share), |i| {
+        let part = i * share..((i + 1) * share).min(long);
+        let (a, b, c) = match c.rows >= c.cols {
+            true => (a.rows_of(&part), b, c.rows_of(&part)),
+            false => (a, b.cols_of(&part), c.cols_of(&part)),
+        };
+        // SAFETY: `Matrix` covers its elements; c overlaps neither a nor b (see `View`), and parts of it are disjoint.
+        unsafe { raw(a, b, c, depth, add) }
     });
 }
 
@@ -28,6 +38,20 @@ struct Raw {
     cols: usize,
     row_stride: isize,
     col_stride: isize,
+}
+
+impl Raw {
+    /// These rows.
+    fn rows_of(self, rows: &Range<usize>) -> Raw {
+        let bytes = rows.start * self.row_stride as usize * size_of::<f32>();
+        Raw { address: self.address + bytes, rows: rows.len(), ..self }
+    }
+
+    /// These columns.
+    fn cols_of(self, cols: &Range<usize>) -> Raw {
+        let bytes = cols.start * self.col_stride as usize * size_of::<f32>();
+        Raw { address: self.address + bytes, cols: cols.len(), ..self }
+    }
 }
 
 fn pointer(m: Matrix) -> Raw {
@@ -42,7 +66,7 @@ fn pointer(m: Matrix) -> Raw {
 
 /// # Safety
 /// The matrices lie in readable, c in writable f32 memory and c overlaps no other.
-unsafe fn raw(a: Raw, b: Raw, c: Raw, depth: usize, add: bool, parallelism: Parallelism) {
+unsafe fn raw(a: Raw, b: Raw, c: Raw, depth: usize, add: bool) {
     // SAFETY: the caller's promise.
     unsafe {
         gemm::gemm(
@@ -64,7 +88,7 @@ unsafe fn raw(a: Raw, b: Raw, c: Raw, depth: usize, add: bool, parallelism: Para
             false,
             false,
             false,
-            parallelism,
+            Parallelism::None,
         );
     }
 }
@@ -99,14 +123,7 @@ pub fn bf16(pool: &Pool, a: Matrix, b: Matrix, c: Matrix, add: bool) {
                 let product = Raw { address: c_block.as_mut_ptr() as usize, ..block(c_block, m, n) };
                 // SAFETY: three disjoint parts of the scratch, each of BLOCK² elements.
                 unsafe {
-                    raw(
-                        block(a_block, m, depth),
-                        block(b_block, depth, n),
-                        product,
-                        depth,
-                        add || start > 0,
-                        Parallelism::None,
-                    );
+                    raw(block(a_block, m, depth), block(b_block, depth, n), product, depth, add || start > 0);
                 }
             }
             store(c, top, left, m, n, c_block);

@@ -97,6 +97,10 @@ impl Device for Cpu {
         Ok(())
     }
 
+    fn together(&self, body: &mut (dyn FnMut() + Send)) {
+        self.pool.install(body);
+    }
+
     fn matmul(&self, a: Matrix, b: Matrix, c: Matrix, add: bool) {
         assert!(a.cols == b.rows && a.rows == c.rows && b.cols == c.cols, "{a:?} · {b:?} -> {c:?}");
         assert_eq!(a.view.dtype(), b.view.dtype());
