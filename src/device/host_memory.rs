@@ -1,163 +1,256 @@
-//! How much memory this machine has, and how much of it this process may use.
+//! How much memory this machine has, and how much of it this process may still take: what is free, and what control groups and
+//! limits of the shell allow.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 /// Memory of the machine that this process runs on. Bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostMemory {
     /// All memory of the machine.
     pub total: u64,
     /// What the kernel could give to new programs without swapping.
     pub available: u64,
-    /// The tightest limit of the control groups that this process is in; all processes of such a group share it.
-    pub cgroup: Option<CgroupLimit>,
-    /// The limit of this process alone (`ulimit -v` or `ulimit -d`).
-    pub ulimit: Option<u64>,
+    /// Swap space that is free.
+    pub swap: u64,
+    /// Of the control groups that this process is in, the one with the least left. All processes of a group share its limit.
+    pub cgroup: Option<Limit>,
+    /// The limits of this process alone: `ulimit -v` and `ulimit -d`.
+    pub ulimits: Vec<Limit>,
 }
 
-/// A control group's limit. Bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CgroupLimit {
-    /// What its processes may use together.
+/// A limit on memory. Bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Who sets it, such as `ulimit -v`.
+    pub name: &'static str,
+    /// What may be used in all.
     pub limit: u64,
-    /// What they use now, without cached files that the kernel would drop.
-    pub used: u64,
+    /// What is left below it, free swap included where it may be used.
+    pub left: u64,
+}
+
+/// How much can still be taken, and what sets this bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    /// Bytes that are left below it.
+    pub bytes: u64,
+    /// Who sets it, such as `the cgroup's memory limit`.
+    pub name: String,
+    /// Whether all processes of the node share it; else every process has its own.
+    pub shared: bool,
 }
 
 impl HostMemory {
     /// Asks the kernel; `None` where it has no /proc.
     pub fn look() -> Option<Self> {
-        let ulimit = [libc::RLIMIT_AS, libc::RLIMIT_DATA].into_iter().filter_map(limit_of_process).min();
-        Some(HostMemory { ulimit, ..Self::below(Path::new("/"))? })
+        let (proc, cgroups) = (Path::new("/proc"), Path::new("/sys/fs/cgroup"));
+        Some(HostMemory { ulimits: ulimits(proc), ..Self::of_machine(proc, cgroups)? })
     }
 
-    /// Bytes that all processes of this machine that belong to this job can still allocate together.
+    /// Bytes that all processes of this machine that belong to this job can still allocate together without swapping.
     pub fn usable(&self) -> u64 {
-        let cgroup = self.cgroup.map_or(u64::MAX, |cgroup| cgroup.limit.saturating_sub(cgroup.used));
-        self.available.min(cgroup)
+        self.available.min(self.cgroup.as_ref().map_or(u64::MAX, |group| group.left))
     }
 
-    /// As [`HostMemory::look`], from the files below `root`.
-    fn below(root: &Path) -> Option<Self> {
-        let meminfo = fs::read_to_string(root.join("proc/meminfo")).ok()?;
-        let kilobytes = |key: &str| number_behind(&meminfo, key).map(|kilobytes| kilobytes * 1024);
-        let total = kilobytes("MemTotal:")?;
+    /// Everything that bounds what this process can still allocate.
+    pub fn bounds(&self) -> Vec<Bound> {
+        let machine = Limit {
+            name: "the machine (MemAvailable and free swap)",
+            limit: self.total,
+            left: self.available + self.swap,
+        };
+        let bound = |limit: &Limit, shared| Bound { bytes: limit.left, name: limit.name.to_string(), shared };
+        let shared = [&machine].into_iter().chain(&self.cgroup).map(|limit| bound(limit, true));
+        shared.chain(self.ulimits.iter().map(|limit| bound(limit, false))).collect()
+    }
+
+    /// As [`HostMemory::look`] without the limits of the process, from the kernel's files below these folders.
+    fn of_machine(proc: &Path, cgroups: &Path) -> Option<Self> {
+        let table = table(&proc.join("meminfo"));
+        let total = kib(&table, "MemTotal")?;
         // Kernels before 3.14 do not estimate what is available.
-        let available = kilobytes("MemAvailable:").or_else(|| kilobytes("MemFree:")).unwrap_or(total);
-        Some(HostMemory { total, available, cgroup: cgroup(root, total), ulimit: None })
+        let available = kib(&table, "MemAvailable").or_else(|| kib(&table, "MemFree")).unwrap_or(total);
+        let swap = kib(&table, "SwapFree").unwrap_or(0);
+        let groups = groups(proc, cgroups).into_iter().filter_map(|group| group.limit(swap));
+        // A limit above the machine's memory is none.
+        let cgroup = groups.filter(|group| group.limit < total).min_by_key(|group| group.left);
+        Some(HostMemory { total, available, swap, cgroup, ulimits: Vec::new() })
     }
 }
 
-/// The number behind a key at the start of a line.
-fn number_behind(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse().ok())
+/// A folder of a control group, of version 1 or 2.
+struct Group {
+    folder: PathBuf,
+    old: bool,
 }
 
-/// A limit of this process, if there is one.
-fn limit_of_process(resource: libc::__rlimit_resource_t) -> Option<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a valid resource and a place for its limits.
-    let code = unsafe { libc::getrlimit(resource, &mut limit) };
-    (code == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
-}
-
-/// The tightest limit of this process's control groups, of version 1 or 2. A limit above the machine's memory is none.
-fn cgroup(root: &Path, total: u64) -> Option<CgroupLimit> {
-    let text = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
-    let mut tightest: Option<CgroupLimit> = None;
+/// This process's control groups, each with those around it. In a container the path may be that of the host: then those that
+/// do not exist are none, and the root of the mount is the container's own group.
+fn groups(proc: &Path, cgroups: &Path) -> Vec<Group> {
+    let text = fs::read_to_string(proc.join("self/cgroup")).unwrap_or_default();
+    let mut found = Vec::new();
     for line in text.lines() {
         // Such as `4:memory:/job` (version 1) or `0::/job` (version 2).
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-        let (mount, files) = match controllers {
-            "" => ("sys/fs/cgroup", ["memory.max", "memory.current", "inactive_file"]),
-            list if list.split(',').any(|name| name == "memory") => {
-                ("sys/fs/cgroup/memory", ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"])
-            }
-            _ => continue,
-        };
-        let mount = root.join(mount);
-        // A container may see its own group as the root of the mount, under a path of the host's: every ancestor counts.
-        for folder in Path::new(path.trim_start_matches('/')).ancestors().map(|folder| mount.join(folder)) {
-            if let Some(found) = limit_of_group(&folder, files)
-                && found.limit < tightest.map_or(total, |tightest| tightest.limit)
-            {
-                tightest = Some(found);
-            }
+        let old = controllers.split(',').any(|name| name == "memory");
+        if !old && !controllers.is_empty() {
+            continue;
         }
+        let mount = if old { cgroups.join("memory") } else { cgroups.to_path_buf() };
+        let above = Path::new(path.trim_start_matches('/')).ancestors();
+        found.extend(above.map(|folder| Group { folder: mount.join(folder), old }));
     }
-    tightest
+    found
 }
 
-fn limit_of_group(folder: &Path, [limit, usage, cached]: [&str; 3]) -> Option<CgroupLimit> {
-    let number = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
-    let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
-    let cached = number_behind(&stat, &format!("{cached} ")).unwrap_or(0);
-    // `max`, which is no number, is no limit.
-    Some(CgroupLimit { limit: number(limit)?, used: number(usage)?.saturating_sub(cached) })
+impl Group {
+    /// Its limit, with this much free swap. Pages of files that the kernel can drop are not counted as used.
+    fn limit(&self, swap: u64) -> Option<Limit> {
+        let [most, used, dropped] = match self.old {
+            true => ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"],
+            false => ["memory.max", "memory.current", "inactive_file"],
+        };
+        // `max`, which is no number, is no limit.
+        let (limit, used) = (self.number(most)?, self.number(used)?);
+        let dropped = plain(&table(&self.folder.join("memory.stat")), dropped).unwrap_or(0);
+        let left = limit.saturating_sub(used.saturating_sub(dropped)).saturating_add(self.swap(swap));
+        Some(Limit { name: "the cgroup's memory limit", limit, left })
+    }
+
+    /// How much of the free swap its processes may take. Version 1 counts swap together with memory, in a limit of its own.
+    fn swap(&self, free: u64) -> u64 {
+        if self.old {
+            return 0;
+        }
+        let used = self.number("memory.swap.current").unwrap_or(0);
+        self.number("memory.swap.max").map_or(free, |most| free.min(most.saturating_sub(used)))
+    }
+
+    /// A file that holds one number.
+    fn number(&self, name: &str) -> Option<u64> {
+        fs::read_to_string(self.folder.join(name)).ok()?.trim().parse().ok()
+    }
+}
+
+/// `ulimit -v` and `ulimit -d`, with what this process has already.
+fn ulimits(proc: &Path) -> Vec<Limit> {
+    let status = table(&proc.join("self/status"));
+    let limit = |resource, used: &str, name| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a valid resource and a place for its limits.
+        let known = unsafe { libc::getrlimit(resource, &mut limit) } == 0 && limit.rlim_cur != libc::RLIM_INFINITY;
+        let left = limit.rlim_cur.saturating_sub(kib(&status, used).unwrap_or(0));
+        known.then_some(Limit { name, limit: limit.rlim_cur, left })
+    };
+    let space = limit(libc::RLIMIT_AS, "VmSize", "ulimit -v");
+    let data = limit(libc::RLIMIT_DATA, "VmData", "ulimit -d");
+    space.into_iter().chain(data).collect()
+}
+
+/// Lines `Name: value` or `name value` of a file of the kernel.
+fn table(path: &Path) -> Vec<(String, String)> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let line = |line: &str| {
+        let (name, value) = line.split_once([':', ' '])?;
+        Some((name.to_string(), value.trim().to_string()))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+fn plain(table: &[(String, String)], name: &str) -> Option<u64> {
+    table.iter().find(|(other, _)| other == name)?.1.parse().ok()
+}
+
+fn kib(table: &[(String, String)], name: &str) -> Option<u64> {
+    let value = &table.iter().find(|(other, _)| other == name)?.1;
+    Some(1024 * value.strip_suffix("kB")?.trim().parse::<u64>().ok()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A root with these files.
-    fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
+    const MIB: u64 = 1 << 20;
+    const MEMINFO: (&str, &str) =
+        ("proc/meminfo", "MemTotal: 9216 kB\nMemFree: 100 kB\nMemAvailable:    3072 kB\nSwapFree: 1024 kB\n");
+
+    /// What a machine with these files of the kernel says.
+    fn machine(files: &[(&str, &str)]) -> HostMemory {
         let root = tempfile::tempdir().unwrap();
-        for (path, text) in files {
+        for (path, text) in [MEMINFO].iter().chain(files) {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        root
+        HostMemory::of_machine(&root.path().join("proc"), &root.path().join("cgroup")).unwrap()
     }
 
-    const MEMINFO: (&str, &str) =
-        ("proc/meminfo", "MemTotal:       1000 kB\nMemFree:         100 kB\nMemAvailable:    600 kB\n");
+    /// Bytes below the bounds that processes share.
+    fn left(machine: &HostMemory) -> Vec<u64> {
+        machine.bounds().iter().filter(|bound| bound.shared).map(|bound| bound.bytes).collect()
+    }
 
-    /// Version 2: the tightest of a group and its ancestors counts, less what is in use and no cache.
+    /// What is free counts with free swap.
     #[test]
-    fn cgroups_of_version_2() {
-        let root = root(&[
-            MEMINFO,
-            ("proc/self/cgroup", "0::/slurm/job_7/step_0\n"),
-            ("sys/fs/cgroup/slurm/job_7/memory.max", "512000\n"),
-            ("sys/fs/cgroup/slurm/job_7/memory.current", "300000\n"),
-            ("sys/fs/cgroup/slurm/job_7/memory.stat", "anon 200000\nfile 100000\ninactive_file 90000\n"),
-            ("sys/fs/cgroup/slurm/job_7/step_0/memory.max", "max\n"),
-            ("sys/fs/cgroup/slurm/job_7/step_0/memory.current", "300000\n"),
+    fn without_groups() {
+        let found = machine(&[("proc/self/cgroup", "0::/\n")]);
+        assert_eq!((left(&found), found.usable(), &found.cgroup), (vec![4 * MIB], 3 * MIB, &None));
+    }
+
+    /// Version 2: the group with the least left of a process's own and those around it counts, without pages that can be
+    /// dropped, and with swap where the group may use it.
+    #[test]
+    fn groups_of_version_2() {
+        let two = [
+            ("proc/self/cgroup", "0::/job/step\n"),
+            ("cgroup/job/memory.max", "8388608\n"),
+            ("cgroup/job/memory.current", "7340032\n"),
+            ("cgroup/job/memory.stat", "anon 7\ninactive_file 1048576\n"),
+            ("cgroup/job/step/memory.max", "max\n"),
+            ("cgroup/job/step/memory.current", "1048576\n"),
+        ];
+        let without = machine(&[&two[..], &[("cgroup/job/memory.swap.max", "0")]].concat());
+        assert_eq!((left(&without), without.usable()), (vec![4 * MIB, 2 * MIB], 2 * MIB));
+        assert_eq!(without.cgroup.unwrap().limit, 8 * MIB);
+        assert_eq!(left(&machine(&two)), [4 * MIB, 3 * MIB]);
+    }
+
+    /// Version 1: limits are in other files, and no limit is a number near 2^63.
+    #[test]
+    fn groups_of_version_1() {
+        let one = machine(&[
+            ("proc/self/cgroup", "5:cpu,cpuacct:/a\n4:memory:/a/b\n0::/\n"),
+            ("cgroup/memory/memory.limit_in_bytes", "9223372036854771712"),
+            ("cgroup/memory/memory.usage_in_bytes", "5"),
+            ("cgroup/memory/a/b/memory.limit_in_bytes", "5242880"),
+            ("cgroup/memory/a/b/memory.usage_in_bytes", "4194304"),
+            ("cgroup/memory/a/b/memory.stat", "total_inactive_file 1048576\n"),
         ]);
-        let found = HostMemory::below(root.path()).unwrap();
-        let cgroup = Some(CgroupLimit { limit: 512_000, used: 210_000 });
-        assert_eq!(found, HostMemory { total: 1_024_000, available: 614_400, cgroup, ulimit: None });
-        assert_eq!(found.usable(), 302_000);
+        assert_eq!(left(&one), [4 * MIB, 2 * MIB]);
     }
 
-    /// Version 1: a container sees its own limit at the root of the mount, under a path that it cannot see; a limit beyond
-    /// the machine is none.
+    /// A container sees its own limit at the root of the mount, under a path of the host that it cannot see.
     #[test]
-    fn cgroups_of_version_1() {
-        let files = |limit| {
-            root(&[
-                MEMINFO,
-                ("proc/self/cgroup", "9:cpu,cpuacct:/docker/1\n4:memory:/docker/1\n0::/\n"),
-                ("sys/fs/cgroup/memory/memory.limit_in_bytes", limit),
-                ("sys/fs/cgroup/memory/memory.usage_in_bytes", "1000\n"),
-            ])
-        };
-        let found = HostMemory::below(files("2000\n").path()).unwrap();
-        assert_eq!((found.cgroup, found.usable()), (Some(CgroupLimit { limit: 2000, used: 1000 }), 1000));
-        let found = HostMemory::below(files("9223372036854771712\n").path()).unwrap();
-        assert_eq!((found.cgroup, found.usable()), (None, 614_400));
+    fn groups_of_a_container() {
+        let inside = machine(&[
+            ("proc/self/cgroup", "0::/docker/1234\n"),
+            ("cgroup/memory.max", "2097152"),
+            ("cgroup/memory.current", "1048576"),
+            ("cgroup/memory.swap.max", "0"),
+        ]);
+        assert_eq!(left(&inside), [4 * MIB, MIB]);
     }
 
-    /// This machine answers.
+    /// This machine says how much it has left, and not more than it has.
     #[test]
+    #[cfg(target_os = "linux")]
     fn this_machine() {
         let found = HostMemory::look().unwrap();
-        assert!(found.available <= found.total && found.usable() > 0, "{found:?}");
+        assert!(found.available <= found.total && found.usable() > MIB, "{found:?}");
+        assert!(found.bounds().iter().all(|bound| bound.bytes > MIB), "{found:?}");
     }
 }

@@ -1,6 +1,5 @@
 //! Where arithmetic happens: memory, views of it, and the operations that the model is made of.
 
-mod available;
 mod beside;
 mod choice;
 pub mod cpu;
@@ -15,7 +14,6 @@ mod memory;
 mod ops;
 mod view;
 
-pub use available::{Bound, available};
 pub use beside::beside;
 pub use choice::Chosen;
 pub(crate) use choice::on_device;
@@ -23,7 +21,7 @@ pub use cpu::{Bf16Products, Cpu};
 pub use error::DeviceError;
 pub use exhausted::Exhausted;
 pub use host::{allowed_cores, cores_together, free_bytes, memory_bytes, online_cores, processor_seconds};
-pub use host_memory::{CgroupLimit, HostMemory};
+pub use host_memory::{Bound, HostMemory, Limit};
 pub use matrix::Matrix;
 pub use memory::{Memory, Place};
 pub use ops::{AdamW, AdamWStep, Attention, Device};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Groups, Rank};
-use crate::device::{Bound, Chosen, DeviceError, available};
+use crate::device::{Bound, Chosen, DeviceError, HostMemory};
 use crate::fabric::Control;
 use crate::plan::Segment;
 use crate::plan::check::Summary;
@@ -41,7 +41,8 @@ fn gib(bytes: u64) -> String {
 pub fn look(device: &Chosen, control: &dyn Control) -> Result<Vec<Found>, DeviceError> {
     let gpu = device.gpu_free();
     // A rank whose GPU fails still takes part.
-    let mine = Found { bounds: available(), gpu: gpu.clone().unwrap_or_default() };
+    let bounds = HostMemory::look().map_or_else(Vec::new, |memory| memory.bounds());
+    let mine = Found { bounds, gpu: gpu.clone().unwrap_or_default() };
     let mine = serde_json::to_vec(&mine).expect("plain values");
     let all = control.gather(&mine).unwrap_or_default();
     gpu?;
