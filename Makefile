@@ -61,8 +61,6 @@ run: build ## Train a small LLaMA on 4 ranks as 2 nodes of 2; DATA=/any/text/fil
 	$(MPIRUN) -n 4 --bind-to none $(TAWPIPE) train inputs/kjv.toml --set run.folder=$(abspath $(RUN)) $(SET)
 	$(TAWPIPE) generate $(RUN) --prompt "In the beginning" --tokens 300
 	$(TAWPIPE) report $(RUN)
-	@[ $$(nproc) -ge 4 ] || echo "The 4 ranks shared this machine's $$(nproc) cores: a rank that waits for a core counts as waiting for" \
-	    "communication, so tokens/s, MFU and exposed communication are not those of ranks with cores of their own."
 
 # In the development profile: there dependencies are optimised as in a release and our own code a little, which compiles
 # three times faster than a release and runs the tests fast enough; and overflow and debug assertions are checked.

@@ -20,7 +20,7 @@ mod writer;
 pub use error::MetricsError;
 pub use inspect::{InspectError, inspect, is_journal};
 pub use journal::{History, Journal, read_journal};
-pub use part::{Part, RunInfo};
+pub use part::{Cores, Part, RunInfo};
 pub use progress::Progress;
 pub use table::{Kind, Metric, Record, Row, Validation, Value, markdown};
 pub use writer::Metrics;

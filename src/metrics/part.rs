@@ -2,6 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Threads that compute on the node where they have the fewest cores each, and the cores that they may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cores {
+    /// Threads of all ranks of the node.
+    pub threads: usize,
+    /// Cores that these ranks may use together.
+    pub cores: usize,
+}
+
 /// What a part of a run says about itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunInfo {
@@ -13,6 +22,8 @@ pub struct RunInfo {
     pub groups: Vec<usize>,
     /// The library that multiplies matrices on processors, with its version; `None` for this program's own code.
     pub library: Option<String>,
+    /// The threads that compute and their cores; `None` on GPUs.
+    pub cores: Option<Cores>,
 }
 
 /// A part of a run, a line of the journal: all rows of later steps belong to it, up to the next part.
@@ -34,6 +45,8 @@ pub struct Part {
     pub groups: Vec<usize>,
     /// The library that multiplies matrices on processors.
     pub library: Option<String>,
+    /// The threads that compute and their cores; `None` on GPUs, and in runs of versions that did not record them.
+    pub cores: Option<Cores>,
     /// The resolved deck, TOML.
     pub deck: String,
 }
@@ -50,6 +63,7 @@ impl Part {
             system: info.system,
             groups: info.groups,
             library: info.library,
+            cores: info.cores,
             deck: info.deck,
         }
     }

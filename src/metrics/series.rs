@@ -7,7 +7,7 @@ use hdf5::{File, Location};
 
 use crate::checkpoint::hdf::{options, read_text, set_text, set_u64, words};
 
-use super::{History, Kind, MetricsError, Part, Record, Row, Validation, Value};
+use super::{Cores, History, Kind, MetricsError, Part, Record, Row, Validation, Value};
 
 /// Value of the attribute `format`; another one is refused.
 const FORMAT: &str = "tawpipe metrics 1";
@@ -40,6 +40,10 @@ fn build(path: &Path, history: &History) -> hdf5::Result<()> {
         set_text(&group, "version", &part.version)?;
         if let Some(library) = &part.library {
             set_text(&group, "library", library)?;
+        }
+        if let Some(Cores { threads, cores }) = part.cores {
+            set_u64(&group, "threads", threads as u64)?;
+            set_u64(&group, "cores", cores as u64)?;
         }
         describe(&group, part)?;
     }
@@ -112,6 +116,8 @@ fn parts(file: &File) -> hdf5::Result<Vec<Part>> {
 
 fn part(place: &Location, part: u64, step: u64, started: String) -> hdf5::Result<Part> {
     let groups: Vec<u64> = place.attr("groups")?.read_raw()?;
+    let number = |name: &str| place.attr(name).and_then(|attr| attr.read_scalar::<u64>()).ok();
+    let cores = number("threads").zip(number("cores"));
     Ok(Part {
         part,
         step,
@@ -121,6 +127,7 @@ fn part(place: &Location, part: u64, step: u64, started: String) -> hdf5::Result
         ranks: groups.iter().sum::<u64>() as usize,
         groups: groups.into_iter().map(|size| size as usize).collect(),
         library: read_text(place, "library").ok(),
+        cores: cores.map(|(threads, cores)| Cores { threads: threads as usize, cores: cores as usize }),
         deck: read_text(place, "deck")?,
     })
 }

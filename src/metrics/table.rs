@@ -183,14 +183,14 @@ table! {
         step_s: f64, "s", "Wall time of the step on rank 0.";
         tokens_per_s: f64, "token/s", "Tokens of this step per second, all ranks together.";
         tokens_per_s_rank: f64, "token/s", "Tokens of this step per second and rank.";
-        mfu: f64, "1", "Model FLOP utilisation: 6 FLOP a parameter and token plus causal attention, without recomputation, over the peak of the ranks' processors: measured for cores, the maker's for bf16 on GPUs.";
-        mfu_full: f64, "1", "The same with attention counted in full, as some publications do.";
+        mfu: f64, "1", "Model FLOP utilisation: model FLOP/s divided by the peak FLOP/s of all ranks. Model FLOPs are 6 a parameter and token plus causal attention, without recomputation. The peak of processor cores is measured; that of GPUs is what their maker states for bf16.";
+        mfu_full: f64, "1", "Model FLOP utilisation with attention counted in full instead of causally, as some publications do.";
         exposed_s: f64, "s", "Time in the step in which rank 0 computed nothing because it waited for communication.";
         bytes_intra: u64, "byte", "Bytes sent inside groups in this step, over all ranks.";
         bytes_inter: u64, "byte", "Bytes sent between groups in this step, over all ranks.";
         bytes_control: u64, "byte", "Bytes of scalars and barriers sent in this step, over all ranks.";
-        memory_peak: u64, "byte", "Largest resident set of any rank so far; on a GPU the bytes that the plan and the device keep there.";
-        skipped: bool, "1", "The update was left out: the loss or the gradient norm was not finite, or the norm an outlier.";
+        memory_peak: u64, "byte", "The most memory of any rank so far: on processors its resident set, on GPUs the bytes of its plan and of what the device keeps beside it.";
+        skipped: bool, "1", "The update was left out, because the loss or the gradient norm was not finite or the norm was an outlier.";
     }
 }
 
@@ -199,7 +199,7 @@ table! {
     Validation in "valid" {
         step: u64, "1", "Steps taken before the validation.";
         valid_loss: f64, "nat/token", "Mean cross-entropy over the validation tokens.";
-        bits_per_byte: f64, "bit/byte", "The same per byte of text; unknown (NaN, null) unless the bytes of the text are known.";
+        bits_per_byte: f64, "bit/byte", "The validation loss in bits per byte of text; unknown (NaN, null) unless the bytes of the text are known.";
         valid_s: f64, "s", "Wall time of the validation on rank 0.";
     }
 }

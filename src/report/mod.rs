@@ -19,6 +19,8 @@ pub use timeline::{Kind, Picture, TimeUnit, gantt, perfetto};
 
 use std::path::PathBuf;
 
+use crate::metrics::Cores;
+
 /// A drawing cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {reason}", path.display())]
@@ -36,6 +38,7 @@ pub fn report(runs: &[Run]) -> String {
     let columns = columns.into_iter().chain(["between groups MB/step", "inside MB/step", "exposed comm %"]);
     let mut table = Table::new(columns.map(String::from).collect());
     let (mut baselines, mut curves) = (Vec::new(), String::new());
+    let remarks: String = runs.iter().filter_map(crowded).collect();
     for run in runs {
         table.row(row(run));
         curves += &match curve::draw(run) {
@@ -56,7 +59,18 @@ pub fn report(runs: &[Run]) -> String {
             }
         }
     }
-    format!("{table}\n{}{curves}", baselines.concat())
+    format!("{table}\n{remarks}{}{curves}", baselines.concat())
+}
+
+/// What the numbers of a run do not say whose threads had to share cores.
+fn crowded(run: &Run) -> Option<String> {
+    let Cores { threads, cores } = run.history.parts.last()?.cores.filter(|node| node.threads > node.cores)?;
+    Some(format!(
+        "{}: {threads} threads of a node shared {cores} core{}. A thread that waits for a core counts as waiting for \
+         communication, so tokens/s, MFU and exposed communication are not those of ranks with cores of their own.\n",
+        run.name(),
+        if cores == 1 { "" } else { "s" },
+    ))
 }
 
 /// Medians leave out the first step; a number that nothing knows is a dash.

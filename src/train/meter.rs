@@ -1,9 +1,13 @@
 //! What the machine can do, and what the process uses of it.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::device::{Bf16Products, Chosen, Cpu, Device, Matrix, Memory};
+use serde::{Deserialize, Serialize};
+
+use crate::device::{Bf16Products, Chosen, Cpu, Device, Matrix, Memory, allowed_cores, cores_together};
 use crate::fabric::Control;
+use crate::metrics::Cores;
 use crate::model::Dtype;
 use crate::plan::{Segment, Slot};
 
@@ -50,35 +54,52 @@ fn promised(name: &str) -> Option<f64> {
     GPUS.iter().find(|(start, _)| name.starts_with(start)).map(|(_, flops)| *flops)
 }
 
-/// Collective. FLOP/s that all ranks could reach together, on rank 0: on GPUs what their maker promises for bf16, whatever
-/// type is computed in (NaN for a GPU that is not known); on processors a thread's measured peak times threads, but not more
-/// than the cores of each host.
-pub fn peak(control: &dyn Control, device: &Chosen, dtype: Dtype) -> f64 {
+/// Collective. What all ranks compute with, on rank 0 (elsewhere nothing that counts): the FLOP/s that they could reach
+/// together, and the threads and cores of the node where threads have the fewest cores each. On GPUs, FLOP/s are what their
+/// maker promises for bf16, whatever type is computed in (NaN for a GPU that is not known); on processors, a thread's
+/// measured peak times threads, but not more than the cores of each node.
+pub fn together(control: &dyn Control, device: &Chosen, dtype: Dtype) -> (f64, Option<Cores>) {
     if let Some(name) = device.gpu() {
         let mine = promised(name).unwrap_or(f64::NAN);
         let all = control.gather(&mine.to_le_bytes()).unwrap_or_default();
-        return all.iter().map(|bytes| bytemuck::pod_read_unaligned::<f64>(bytes)).sum();
+        return (all.iter().map(|bytes| bytemuck::pod_read_unaligned::<f64>(bytes)).sum(), None);
     }
     #[cfg_attr(
         not(feature = "cuda"),
         allow(irrefutable_let_patterns, reason = "a build without GPUs has processors only")
     )]
     let Chosen::Cpu { threads, products } = device else { unreachable!("no GPU") };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let mine = format!("{threads} {cores} {}", host.trim());
-    let Some(all) = control.gather(mine.as_bytes()) else { return 0.0 };
-    let mut hosts = std::collections::BTreeMap::<String, (usize, usize)>::new();
-    for text in all {
-        let text = String::from_utf8_lossy(&text);
-        let mut words = text.splitn(3, ' ');
-        let mut number = || words.next().and_then(|word| word.parse().ok()).unwrap_or(1);
-        let (threads, cores): (usize, usize) = (number(), number());
-        let host = hosts.entry(words.next().unwrap_or_default().into()).or_default();
-        *host = (host.0 + threads, cores);
-    }
-    let threads: usize = hosts.values().map(|(threads, cores)| threads.min(cores)).sum();
-    threads as f64 * peak_of_a_thread(dtype, *products)
+    let parallel = std::thread::available_parallelism().map_or(1, usize::from);
+    let mine = Rank { host, threads: *threads, parallel, bound: allowed_cores() };
+    let Some(all) = control.gather(&serde_json::to_vec(&mine).expect("plain data")) else { return (0.0, None) };
+    let all: Vec<Rank> = all.iter().map(|bytes| serde_json::from_slice(bytes).expect("what a rank has sent")).collect();
+    let nodes = nodes(&all);
+    let threads: usize = nodes.iter().map(|node| node.threads.min(node.cores)).sum();
+    let fullest = nodes.into_iter().max_by(|a, b| (a.threads * b.cores).cmp(&(b.threads * a.cores)));
+    (threads as f64 * peak_of_a_thread(dtype, *products), fullest)
+}
+
+/// What a rank computes with.
+#[derive(Serialize, Deserialize)]
+struct Rank {
+    host: String,
+    threads: usize,
+    /// Threads that may run at once.
+    parallel: usize,
+    /// The cores that it may use.
+    bound: Vec<usize>,
+}
+
+/// Threads and cores of each node.
+fn nodes(ranks: &[Rank]) -> Vec<Cores> {
+    let mut hosts = BTreeMap::<&str, Vec<&Rank>>::new();
+    ranks.iter().for_each(|rank| hosts.entry(&rank.host).or_default().push(rank));
+    let node = |ranks: &Vec<&Rank>| Cores {
+        threads: ranks.iter().map(|rank| rank.threads).sum(),
+        cores: cores_together(ranks.iter().map(|rank| (rank.bound.as_slice(), rank.parallel))).max(1),
+    };
+    hosts.values().map(node).collect()
 }
 
 /// Largest resident set of this process so far, in bytes.
@@ -88,4 +109,28 @@ pub fn peak_memory() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ranks of a host have all cores that any of them is bound to, or what their control group allows; hosts are told
+    /// apart.
+    #[test]
+    fn cores_of_a_node() {
+        let rank = |host: &str, threads, parallel, bound: &[usize]| Rank {
+            host: host.into(),
+            threads,
+            parallel,
+            bound: bound.to_vec(),
+        };
+        let cores = |threads, cores| Cores { threads, cores };
+        let bound = [rank("a", 1, 1, &[0]), rank("a", 1, 1, &[1]), rank("b", 2, 2, &[0, 1])];
+        assert_eq!(nodes(&bound), [cores(2, 2), cores(2, 2)]);
+        let shared = [rank("a", 1, 2, &[0, 1]), rank("a", 2, 2, &[0, 1])];
+        assert_eq!(nodes(&shared), [cores(3, 2)]);
+        let held = [rank("a", 4, 3, &[0, 1, 2, 3, 4, 5, 6, 7])];
+        assert_eq!(nodes(&held), [cores(4, 3)]);
+    }
 }

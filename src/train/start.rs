@@ -102,7 +102,7 @@ impl<'a> Run<'a> {
             }
         };
         session.prepare()?;
-        let peak = meter::peak(control, &device, deck.run.dtype);
+        let (peak, cores) = meter::together(control, &device, deck.run.dtype);
 
         let gpu_memory = device::gpu_memory(&device, &session.schedule, &session.plan);
         let info = RunInfo {
@@ -110,6 +110,7 @@ impl<'a> Run<'a> {
             system: deck.system.name().to_string(),
             groups: groups.sizes(),
             library: device.library(),
+            cores,
         };
         let output =
             (rank == 0 && !options.dry_run).then(|| open(&folder, &deck, &info, lock, options, &state, differs));
@@ -277,6 +278,7 @@ fn open(
             false => Metrics::create(folder, info.clone())?,
         };
         folder::describe(folder, deck, &metrics.history().parts)?;
+        folder::keep_tokenizer(folder, deck)?;
         if deck.run.tensorboard { metrics.tensorboard(state.step)? } else { metrics }
     };
     let kept = Kept::new(folder::checkpoints(folder), deck.run.keep, state.step, differs);

@@ -8,13 +8,19 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tawpipe::metrics::{
-    Journal, Metrics, MetricsError, Progress, Record, Row, RunInfo, Validation, inspect, markdown, read_journal,
+    Cores, Journal, Metrics, MetricsError, Progress, Record, Row, RunInfo, Validation, inspect, markdown, read_journal,
 };
 use tempfile::TempDir;
 
 fn info() -> RunInfo {
     let deck = "[run]\nsteps = 3 # ü\n".into();
-    RunInfo { deck, system: "tawpipe".into(), groups: vec![1, 2, 3], library: Some("oneDNN 3.6".into()) }
+    RunInfo {
+        deck,
+        system: "tawpipe".into(),
+        groups: vec![1, 2, 3],
+        library: Some("oneDNN 3.6".into()),
+        cores: Some(Cores { threads: 6, cores: 4 }),
+    }
 }
 
 /// A step whose numbers all differ, and whose loss is exactly 1/step.
@@ -177,7 +183,7 @@ fn progress_is_readable_without_a_terminal() {
     );
 }
 
-/// docs/files.md carries the tables as they are. To renew them: TAWPIPE_BLESS=1 cargo test --test files documented
+/// docs/files.md carries the tables as they are. To renew them: UPDATE=1 cargo test --test files documented
 #[test]
 fn columns_are_documented() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/files.md");
@@ -186,7 +192,7 @@ fn columns_are_documented() {
         let (begin, end) = (format!("<!-- table {name} -->\n"), format!("<!-- end {name} -->"));
         let from = text.find(&begin).expect("a marked place") + begin.len();
         let to = text.find(&end).expect("a marked place");
-        if std::env::var_os("TAWPIPE_BLESS").is_some() {
+        if std::env::var_os("UPDATE").is_some() {
             text.replace_range(from..to, &table);
             fs::write(&path, &text).unwrap();
         } else {

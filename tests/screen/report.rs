@@ -3,15 +3,20 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use tawpipe::metrics::{Metrics, Record, RunInfo, Validation};
+use tawpipe::metrics::{Cores, Metrics, Record, RunInfo, Validation};
 
 /// A run folder of so many steps, with a validation after the last.
 fn run(folder: &Path, steps: u64) {
+    run_on(folder, steps, None);
+}
+
+/// The same, of threads that share cores.
+fn run_on(folder: &Path, steps: u64, cores: Option<Cores>) {
     let deck =
         "[model]\ndim = 32\nlayers = 2\nheads = 4\n[data]\ntokens = \"t.bin\"\nseq = 8\n[system]\nname = \"single\"\n";
     std::fs::create_dir_all(folder).unwrap();
     std::fs::write(folder.join("deck.toml"), deck).unwrap();
-    let info = RunInfo { deck: deck.into(), system: "single".into(), groups: vec![1], ..RunInfo::default() };
+    let info = RunInfo { deck: deck.into(), system: "single".into(), groups: vec![1], cores, ..RunInfo::default() };
     let mut metrics = Metrics::create(folder, info).unwrap();
     for step in 1..=steps {
         let (loss, lr) = (6.0 / step as f64, 1e-4 * step as f64);
@@ -33,6 +38,20 @@ fn run(folder: &Path, steps: u64) {
 
 fn report(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tawpipe")).arg("report").args(args).current_dir(folder).output().unwrap()
+}
+
+/// A run whose threads share cores is remarked on beside its numbers; one with a core for each thread is not.
+#[test]
+fn shared_cores_are_remarked_on() {
+    let folder = tempfile::tempdir().unwrap();
+    run_on(&folder.path().join("crowded"), 2, Some(Cores { threads: 4, cores: 2 }));
+    run_on(&folder.path().join("roomy"), 2, Some(Cores { threads: 2, cores: 2 }));
+    let output = report(folder.path(), &["crowded", "roomy"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    let remarks: Vec<&str> = text.lines().filter(|line| line.contains("waiting for communication")).collect();
+    assert_eq!(remarks.len(), 1, "{text}");
+    assert!(remarks[0].starts_with("crowded: 4 threads of a node shared 2 cores."), "{text}");
 }
 
 /// Gradient norm and learning rate are drawn beside the loss; numbers that are not finite leave a gap and no error.
