@@ -93,6 +93,7 @@ fn every_kind_of_folder_speaks_alike() {
         assert_eq!(done(at, &generate(model)), said, "{model}");
     }
     std::fs::rename(at.join("tokenizer.json"), at.join("moved.json")).unwrap();
+    std::fs::remove_file(at.join("run/tokenizer.json")).unwrap();
     refused(at, &generate("run"), &["tokenizer.json", "--tokenizer"]);
     let elsewhere = [&generate("run")[..], &["--tokenizer", "moved.json"]].concat();
     assert_eq!(done(at, &elsewhere), said);
@@ -156,6 +157,29 @@ fn models_of_token_ids_ask_for_a_tokenizer() {
             refused(at, &generate, &["step_3.h5", "its 300 ids", "--tokenizer"]);
         }
     }
+}
+
+/// A run is complete without the tokenizer it was started with, which it keeps a copy of: it goes on, generates and is
+/// exported, also from another place.
+#[test]
+fn a_run_keeps_its_tokenizer() {
+    let folder = folder(DECK);
+    let at = folder.path();
+    done(at, &["train", "deck.toml", "--set", "run.steps=2"]);
+    std::fs::remove_file(at.join("tokenizer.json")).unwrap();
+    done(at, &["train", "deck.toml", "--resume"]);
+    let generate =
+        |run: &str| done(at, &["generate", run, "--prompt", "in the", "--tokens", "3", "--temperature", "0"]);
+    let words = generate("run");
+    std::fs::rename(at.join("run"), at.join("moved")).unwrap();
+    assert_eq!(generate("moved"), words);
+    done(at, &["export", "moved", "--out", "out"]);
+    assert_eq!(std::fs::read_to_string(at.join("out/tokenizer.json")).unwrap(), WORDS);
+    // Without the copy it cannot go on, and an export says that it lacks the tokenizer.
+    std::fs::remove_file(at.join("moved/tokenizer.json")).unwrap();
+    refused(at, &["train", "deck.toml", "--resume", "--set", "run.folder=moved"], &["tokenizer.json"]);
+    let (code, _, said) = tawpipe(at, &["export", "moved", "--out", "bare"]);
+    assert!(code == 0 && said.contains("exported without it") && !at.join("bare/tokenizer.json").exists(), "{said}");
 }
 
 /// Bits per byte are the loss in bits, times the tokens and through the bytes of the text that validates.

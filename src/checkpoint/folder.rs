@@ -16,6 +16,11 @@ pub fn step_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("step_")?.strip_suffix(".h5")?.parse().ok()
 }
 
+/// The run folder that a checkpoint lies in, `RUN/checkpoints/step_N.h5`.
+pub fn run_folder(file: &Path) -> &Path {
+    file.parent().and_then(Path::parent).unwrap_or(Path::new(""))
+}
+
 /// Finished checkpoints of a folder, newest first; none if there is no such folder.
 pub fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {

@@ -25,7 +25,7 @@ mod save;
 mod source;
 
 pub use error::{CheckpointError, Direction};
-pub use folder::{Keep, checkpoints, file_name, prune, step_of};
+pub use folder::{Keep, checkpoints, file_name, prune, run_folder, step_of};
 pub use inspect::inspect;
 pub use layout::{Header, Position, State};
 pub use load::{Checkpoint, load, newest, resume};

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::bail;
 
 use crate::checkpoint::hf::{ExportOptions, export as write_folder};
-use crate::checkpoint::{Checkpoint, Header, Piece, checkpoints, file_name, open, save, tensors};
+use crate::checkpoint::{Checkpoint, Header, Piece, checkpoints, file_name, open, run_folder, save, tensors};
 use crate::data::TokenizerChoice;
 use crate::deck::Deck;
 use crate::exit::Exit;
@@ -30,8 +30,8 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
     checkpoint.verify()?;
     let text = &checkpoint.header().deck;
     let deck = (!text.is_empty()).then(|| Deck::parse(text, &file, &[])).transpose()?;
-    let tokenizer = deck.as_ref().and_then(|deck| match &deck.data.tokenizer {
-        TokenizerChoice::File(path) if path.exists() => Some(path.as_path()),
+    let tokenizer = deck.as_ref().and_then(|deck| match deck.data.tokenizer.or_kept(run_folder(&file)) {
+        TokenizerChoice::File(path) if path.exists() => Some(path),
         TokenizerChoice::File(path) => {
             log::warn!("{}: the tokenizer is gone; the model is exported without it", path.display());
             None
@@ -39,7 +39,11 @@ pub fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
         TokenizerChoice::Bytes => None,
     });
     let positions = deck.as_ref().map_or(POSITIONS, |deck| deck.data.seq);
-    write_folder(&checkpoint, &args.out, &ExportOptions { width: args.dtype, positions, tokenizer })?;
+    write_folder(
+        &checkpoint,
+        &args.out,
+        &ExportOptions { width: args.dtype, positions, tokenizer: tokenizer.as_deref() },
+    )?;
     outln!("{}: {} as a Hugging Face folder", args.out.display(), file.display());
     Ok(Exit::Done)
 }

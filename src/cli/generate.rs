@@ -50,7 +50,7 @@ fn tokenizer(args: &GenerateArgs, source: &dyn Source, deck: Option<&Deck>) -> a
     let own = match (&args.tokenizer, deck) {
         (Some(path), _) if path == Path::new("bytes") => return Ok(Tokenizer::Bytes),
         (Some(path), _) => return Ok(Tokenizer::load(&TokenizerChoice::File(path.clone()))?),
-        (None, Some(deck)) => deck.data.tokenizer.clone(),
+        (None, Some(deck)) => deck.data.tokenizer.or_kept(checkpoint::run_folder(source.path())),
         (None, None) => {
             let beside = args.model.join("tokenizer.json");
             if beside.is_file() { TokenizerChoice::File(beside) } else { TokenizerChoice::Bytes }

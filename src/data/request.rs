@@ -1,6 +1,6 @@
 //! What data a run wants.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Type of one token id in a file, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -71,6 +71,23 @@ pub enum TokenizerChoice {
     Bytes,
     /// A Hugging Face `tokenizer.json`.
     File(PathBuf),
+}
+
+impl TokenizerChoice {
+    /// Name of the copy that a run keeps in its folder.
+    pub const KEPT: &str = "tokenizer.json";
+
+    /// The same, or the copy in this run folder if the file itself is gone.
+    pub fn or_kept(&self, run: &Path) -> TokenizerChoice {
+        let kept = run.join(Self::KEPT);
+        match self {
+            TokenizerChoice::File(path) if !path.exists() && kept.is_file() => {
+                log::info!("{} is gone; its copy {} is used", path.display(), kept.display());
+                TokenizerChoice::File(kept)
+            }
+            choice => choice.clone(),
+        }
+    }
 }
 
 /// What validates a run.

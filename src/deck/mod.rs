@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value as Toml};
 
 use crate::cluster::{Costs, Groups};
-use crate::data::{Dataset, Request, Source};
+use crate::data::{Dataset, Request, Source, TokenizerChoice};
 use crate::model::ModelShape;
 use crate::plan::systems::SystemOptions;
 use crate::plan::{Batch, Job};
@@ -157,6 +157,12 @@ impl Deck {
         Ok(Some(Groups::new(&sizes)))
     }
 
+    /// How text becomes token ids: `data.tokenizer`, or the run's copy of it if that file is gone.
+    pub fn tokenizer(&self) -> TokenizerChoice {
+        let choice = &self.data.tokenizer;
+        self.run.folder.as_ref().map_or_else(|| choice.clone(), |run| choice.or_kept(run))
+    }
+
     /// Opens the data and checks it against the model's vocabulary.
     pub fn dataset(&self, vocab: usize) -> Result<Dataset, DeckError> {
         let source = match (&self.data.text, &self.data.tokens) {
@@ -166,7 +172,7 @@ impl Deck {
         };
         let request = Request {
             source,
-            tokenizer: self.data.tokenizer.clone(),
+            tokenizer: self.tokenizer(),
             valid: self.data.valid.clone(),
             order: self.data.order,
             seed: self.run.seed,

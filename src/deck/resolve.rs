@@ -71,16 +71,16 @@ impl Deck {
         model.tied.get_or_insert(false);
         model.rope_theta.get_or_insert(ROPE_THETA);
         model.norm_eps.get_or_insert(NORM_EPS);
-        if model.vocab.is_none() {
-            let tokenizer = Tokenizer::load(&self.data.tokenizer)
+        if self.model.vocab.is_none() {
+            let tokenizer = Tokenizer::load(&self.tokenizer())
                 .map_err(|data| DeckError::Data { file: origin.file.clone(), data })?;
             let (vocab, unused) = (tokenizer.vocab(), tokenizer.unused());
             if unused > 0 {
                 log::info!("model.vocab = {vocab}: the tokenizer's largest id and 1; {unused} ids below it are unused");
             }
-            model.vocab = Some(vocab);
+            self.model.vocab = Some(vocab);
         }
-        let shape = model.shape().expect("every key is filled in");
+        let shape = self.model.shape().expect("every key is filled in");
         shape.validate().map_err(|shape| DeckError::Shape { file: origin.file.clone(), shape })
     }
 }

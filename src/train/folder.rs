@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use crate::checkpoint;
+use crate::data::TokenizerChoice;
 use crate::deck::Deck;
 use crate::metrics::Part;
 
@@ -73,6 +74,16 @@ pub fn describe(folder: &Path, deck: &Deck, parts: &[Part]) -> anyhow::Result<()
         String::from("# The deck of the last part of this run; the decks of all parts are in metrics.jsonl.\n");
     parts.iter().for_each(|part| text += &format!("# {}\n", part.line()));
     write(&folder.join("deck.toml"), &(text + &deck.to_toml()))
+}
+
+/// Keeps a copy of the deck's tokenizer, so that the run is complete without the file it came from.
+pub fn keep_tokenizer(folder: &Path, deck: &Deck) -> anyhow::Result<()> {
+    let TokenizerChoice::File(path) = deck.tokenizer() else { return Ok(()) };
+    let copy = folder.join(TokenizerChoice::KEPT);
+    if fs::canonicalize(&path).ok() == fs::canonicalize(&copy).ok() {
+        return Ok(());
+    }
+    fs::copy(&path, &copy).map(|_| ()).with_context(|| format!("{} to {}", path.display(), copy.display()))
 }
 
 /// The run is done, or goes on.
