@@ -22,6 +22,8 @@ pub const ERROR: f64 = 0.037;
 
 /// Full rounds of the two iterations that a longer one is extrapolated from.
 const STEADY: [usize; 2] = [4, 6];
+/// The most full rounds that are simulated as they are: no more work than the two iterations of an extrapolation.
+const WHOLE: usize = STEADY[0] + STEADY[1];
 
 /// What an iteration of a job would be like on a machine.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,7 +130,7 @@ impl Estimate {
 
 /// Full rounds of the iterations to simulate; `None`: all of it.
 fn pieces(job: &Job) -> Vec<Option<usize>> {
-    match job.batch.micros / ranks(job) > STEADY[1] {
+    match job.batch.micros / ranks(job) > WHOLE {
         true => STEADY.map(Some).to_vec(),
         false => vec![None],
     }

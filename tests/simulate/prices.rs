@@ -23,7 +23,7 @@ fn one_price() {
     let ranks = machine.ranks();
     let limit = machine.device().memory as usize;
     let mut tried = 0;
-    for micros in [ranks + 1, 3 * ranks, 5 * ranks, 5 * ranks + 1, 7 * ranks - 1, 9 * ranks + ranks / 2] {
+    for micros in [ranks + 1, 3 * ranks, 5 * ranks + 1, 7 * ranks - 1, 9 * ranks + ranks / 2, 12 * ranks + ranks / 2] {
         let template = Job { batch: Batch { seq: 1024, micro: 1, micros }, ..job(&machine, 6, 1) };
         let found = recommend(&template, &machine, limit).unwrap();
         for system in ["tawpipe", "tawpipe'\npreset='paper", "fsdp", "hsdp", "ddp", "1f1b", "zb-1p", "weipipe"] {
@@ -36,7 +36,7 @@ fn one_price() {
             let plan = planned(&mine, &machine);
             let predicted = predict(&mine, &machine).unwrap().prediction.step_s;
             let most = match system {
-                _ if micros <= 6 * ranks => 1e-9,
+                _ if micros <= 10 * ranks => 1e-9,
                 "weipipe" => ERROR / 2.0,
                 _ => ERROR / 10.0,
             };
