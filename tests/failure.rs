@@ -212,6 +212,22 @@ fn a_signal_stops_with_a_checkpoint() {
     stopped(job);
 }
 
+/// Ctrl-C for the launcher, which asks its ranks to end and kills them a second later: with short steps their checkpoint is
+/// complete by then, and the run goes on from it.
+#[test]
+fn ctrl_c_for_the_launcher_stops_with_a_checkpoint() {
+    let job = Job::start(folder(), &[]);
+    job.until_training();
+    Job::signal(i32::try_from(job.child.id()).unwrap(), libc::SIGINT);
+    let (end, folder) = job.end(SOON);
+    let done = steps(&folder);
+    let last = folder.path().join(format!("run/checkpoints/step_{done}.h5"));
+    assert!(last.exists(), "no checkpoint of step {done}: {}", end.text);
+    let (end, folder) =
+        Job::start(folder, &["--resume", "--set", &format!("run.steps={}", done + 2)]).end(Duration::from_secs(60));
+    assert_eq!((end.code, steps(&folder)), (Some(0), done + 2), "{}", end.text);
+}
+
 /// A signal that comes before MPI has started, the data are read or the first step is taken, is not lost.
 #[test]
 fn a_signal_at_the_start_is_kept() {

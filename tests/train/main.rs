@@ -5,6 +5,7 @@
 
 mod continuing;
 mod guard;
+mod journal;
 mod parity;
 mod pipeline;
 mod resume;
