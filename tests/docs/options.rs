@@ -121,7 +121,8 @@ fn meanings_are_read() {
     let found = of("tawpipe");
     let embed = found.iter().find(|meaning| meaning.key == "embed").unwrap();
     assert!(
-        embed.words.contains("Where embedding and head live.") && embed.words.contains("`replicated`: on every rank")
+        embed.words.contains("Where embedding and head live.")
+            && embed.words.contains("`replicated`: they are on every rank")
     );
     assert!(of("single").is_empty());
 }

@@ -39,28 +39,28 @@ pub enum SystemOptions {
     Fsdp(FsdpOptions),
     /// Every shard cut over the ranks of a group.
     Hsdp(HsdpOptions),
-    /// Weights travel: hop between groups, broadcast inside.
+    /// Weights are sent to where they are needed: once to each other group, then by a broadcast inside it.
     Tawpipe(TawpipeOptions),
-    /// Weights travel round a ring, for forward and backward in the same turn.
+    /// Weights go round a ring; in each turn a rank computes a forward and a backward.
     Weipipe,
-    /// The same with a turn for either.
+    /// [`SystemOptions::Weipipe`] with a turn for the forward and another for the backward.
     WeipipeNaive,
-    /// Micro-batches travel: all forwards, then all backwards.
+    /// A pipeline of stages: all forwards, then all backwards.
     Gpipe(PipelineOptions),
-    /// Micro-batches travel: backward as soon as possible.
+    /// A pipeline of stages: each backward as soon as possible.
     #[serde(rename = "1f1b")]
     OneFOneB(PipelineOptions),
-    /// The same with several chunks of the model a rank.
+    /// [`SystemOptions::OneFOneB`] with several chunks of the model on each rank.
     #[serde(rename = "1f1b-interleaved")]
     Interleaved(InterleavedOptions),
     /// Backward split in two, memory of 1F1B, made by hand.
     ZbH1,
-    /// The same with twice the memory.
+    /// [`SystemOptions::ZbH1`] with twice the memory.
     ZbH2,
     /// Backward split in two, memory of 1F1B, found by search.
     #[serde(rename = "zb-1p")]
     Zb1p,
-    /// The same with twice the memory.
+    /// [`SystemOptions::Zb1p`] with twice the memory.
     #[serde(rename = "zb-2p")]
     Zb2p,
     /// Backward split in two, two chunks a rank in the shape of a V.
@@ -122,7 +122,7 @@ pub static SYSTEMS: &[Entry] = &[
         name: "single",
         summary: "one rank does everything; gradients of all micro-batches add up in place",
         domain: "one rank",
-        ends: "like everything else, on the one rank",
+        ends: "on the one rank",
         system: &single::Single,
     },
     sharded::DDP,
@@ -130,9 +130,9 @@ pub static SYSTEMS: &[Entry] = &[
     sharded::HSDP,
     Entry {
         name: "tawpipe",
-        summary: "weights stay on their owner, hop once between groups and are broadcast inside; gradients go back",
+        summary: "each shard stays on its owner, is sent once to every other group and broadcast inside; gradients are summed inside and sent back",
         domain: "any number of ranks in any groups; any number of layers",
-        ends: "shards like any other; embed = \"replicated\" puts them on every rank",
+        ends: "stored as shards like the blocks; embed = \"replicated\" stores them on every rank",
         system: &tawpipe::Tawpipe,
     },
     weipipe::WEIPIPE,

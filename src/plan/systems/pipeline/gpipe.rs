@@ -9,7 +9,7 @@ use super::{DOMAIN, ENDS, Form, Pipeline, Task};
 /// See the module.
 pub const GPIPE: Entry = Entry {
     name: "gpipe",
-    summary: "stages of the model, micro-batches travel: all forwards, then all backwards",
+    summary: "a pipeline: each rank has a stage of the model and sends activations on; all forwards, then all backwards",
     domain: DOMAIN,
     ends: ENDS,
     system: &Pipeline {

@@ -14,7 +14,7 @@ use super::{ENDS, Form, Pipeline, Task};
 /// See the module.
 pub const INTERLEAVED: Entry = Entry {
     name: "1f1b-interleaved",
-    summary: "1F1B with several chunks of the model a rank: a shorter bubble for more messages",
+    summary: "1F1B with several chunks of the model on each rank: a shorter bubble for more messages",
     domain: "at most (layers + 2) / chunks ranks in any groups; any number of micro-batches",
     ends: ENDS,
     system: &Pipeline {

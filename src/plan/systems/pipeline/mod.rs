@@ -36,7 +36,7 @@ pub use options::{InterleavedOptions, PipelineOptions};
 pub const DOMAIN: &str = "at most layers + 2 ranks in any groups; any number of micro-batches";
 
 /// Where embedding and head live.
-pub const ENDS: &str = "in the first and the last stage, counted when blocks are dealt out; a tied table in both";
+pub const ENDS: &str = "in the first and the last stage, which get fewer blocks for it; a tied table is in both";
 
 /// A system of this kind.
 pub struct Pipeline {

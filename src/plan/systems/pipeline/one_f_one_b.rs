@@ -10,7 +10,7 @@ use super::{DOMAIN, ENDS, Form, Pipeline, Task};
 /// See the module.
 pub const ONE_F_ONE_B: Entry = Entry {
     name: "1f1b",
-    summary: "stages of the model, micro-batches travel: backward as soon as possible, so that few are in flight",
+    summary: "a pipeline: each rank has a stage of the model and sends activations on; every backward as soon as possible, so that few micro-batches are in flight",
     domain: DOMAIN,
     ends: ENDS,
     system: &Pipeline {

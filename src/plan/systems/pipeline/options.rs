@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PipelineOptions {
-    /// Ranks stand still while their messages go, as in Megatron's default, instead of computing.
+    /// Whether a rank waits until its messages have been sent and received, as in Megatron's default, instead of computing
+    /// meanwhile.
     pub blocking: bool,
 }
 
@@ -14,9 +15,9 @@ pub struct PipelineOptions {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct InterleavedOptions {
-    /// Chunks of the model a rank.
+    /// Chunks of the model on each rank.
     pub chunks: usize,
-    /// Ranks stand still while their messages go, instead of computing.
+    /// Whether a rank waits until its messages have been sent and received, instead of computing meanwhile.
     pub blocking: bool,
 }
 

@@ -9,7 +9,7 @@ use super::{DOMAIN, ENDS, Form, Pipeline};
 /// See the module.
 pub const ZB_2P: Entry = Entry {
     name: "zb-2p",
-    summary: "the same with twice as many in flight",
+    summary: "the split backward ordered by a search over measured costs, with twice as many micro-batches in flight as stages",
     domain: DOMAIN,
     ends: ENDS,
     system: &Pipeline {

@@ -10,7 +10,7 @@ use super::{DOMAIN, ENDS, Form, Pipeline};
 /// See the module.
 pub const ZB_H1: Entry = Entry {
     name: "zb-h1",
-    summary: "1F1B with the backward split in two and a third of the bubble",
+    summary: "1F1B with the backward split in two: about a third of its bubble, with the same number of micro-batches in flight",
     domain: DOMAIN,
     ends: ENDS,
     system: &Pipeline {

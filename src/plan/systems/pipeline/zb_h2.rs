@@ -10,7 +10,7 @@ use super::{DOMAIN, ENDS, Form, Pipeline};
 /// See the module.
 pub const ZB_H2: Entry = Entry {
     name: "zb-h2",
-    summary: "1F1B with the backward split in two and twice the micro-batches in flight: nearly no bubble",
+    summary: "1F1B with the backward split in two and twice the micro-batches in flight, for the shortest bubble",
     domain: DOMAIN,
     ends: ENDS,
     system: &Pipeline {

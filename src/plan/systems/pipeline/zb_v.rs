@@ -11,9 +11,9 @@ use super::{Form, Pipeline, Task};
 /// See the module.
 pub const ZB_V: Entry = Entry {
     name: "zb-v",
-    summary: "the split backward with two chunks a rank, up the ranks and down again: no bubble, even memory",
+    summary: "the split backward with two chunks on each rank, from the first rank to the last and back: a short bubble, and the same memory on every rank",
     domain: "at most (layers + 2) / 2 ranks in any groups; any number of micro-batches",
-    ends: "both on the first rank, which the V begins and ends on",
+    ends: "both on the first rank, which has the first and the last chunk",
     system: &Pipeline {
         form: |options| matches!(options, SystemOptions::ZbV).then(|| Form::split(Placement::V)),
         order,

@@ -16,7 +16,7 @@ struct Ddp;
 /// Its line of the table of systems.
 pub const DDP: Entry = Entry {
     name: "ddp",
-    summary: "weights on every rank, gradients all-reduced once an iteration; zero1 cuts up the optimizer",
+    summary: "weights on every rank, gradients all-reduced once an iteration; with zero1 each rank stores a piece of the optimizer state",
     domain: "any number of ranks in any groups; any number of layers",
     ends: "shards like any other",
     system: &Ddp,

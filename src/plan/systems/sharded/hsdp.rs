@@ -18,7 +18,7 @@ struct Hsdp;
 /// Its line of the table of systems.
 pub const HSDP: Entry = Entry {
     name: "hsdp",
-    summary: "every shard cut over the ranks of a group, every group with a copy; gradients cross groups once",
+    summary: "every shard cut over the ranks of a group, every group with a copy; gradients are summed over groups once an iteration",
     domain: "groups of equal size; any number of layers",
     ends: "shards like any other",
     system: &Hsdp,

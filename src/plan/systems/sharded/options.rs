@@ -8,7 +8,7 @@ use crate::plan::Refusal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GradSync {
-    /// In every round of one micro-batch a rank.
+    /// In every round, in which each rank computes one micro-batch.
     Round,
     /// In the last round of an iteration only.
     Iteration,
@@ -20,7 +20,7 @@ pub enum GradSync {
 pub struct DdpOptions {
     /// Blocks whose gradients are summed together.
     pub blocks_per_shard: usize,
-    /// Whether each rank keeps masters and optimizer state of its piece of every shard only.
+    /// Whether a rank keeps master weights and optimizer state only for its own piece of every shard (ZeRO stage 1).
     pub zero1: bool,
 }
 
@@ -36,11 +36,13 @@ impl Default for DdpOptions {
 pub struct FsdpOptions {
     /// Blocks that are gathered together.
     pub blocks_per_shard: usize,
-    /// Shards that are gathered ahead of the one in work; with 0 every gather is waited for, as in the paper's ZeRO-3.
+    /// How many shards are gathered before they are needed. With 0 a rank waits for every all-gather, which is what the
+    /// TawPipe paper's figures for FSDP suggest.
     pub prefetch: usize,
     /// When gradients are summed over all ranks; `iteration` keeps whole gradients on every rank.
     pub sync: GradSync,
-    /// Whether gathered weights give way to others after forward; else they are all kept until the update.
+    /// Whether gathered weights are freed after their forward and gathered again for the backward; else they are kept until
+    /// the update.
     pub reshard_after_forward: bool,
 }
 
@@ -56,11 +58,13 @@ impl Default for FsdpOptions {
 pub struct HsdpOptions {
     /// Blocks that are gathered together.
     pub blocks_per_shard: usize,
-    /// Shards that are gathered ahead of the one in work; with 0 every gather is waited for, as in the paper's ZeRO-3.
+    /// How many shards are gathered before they are needed. With 0 a rank waits for every all-gather, which is what the
+    /// TawPipe paper's figures for FSDP suggest.
     pub prefetch: usize,
     /// When gradients are summed across groups; inside a group they are summed in every round.
     pub sync: GradSync,
-    /// Whether gathered weights give way to others after forward; else they are all kept until the update.
+    /// Whether gathered weights are freed after their forward and gathered again for the backward; else they are kept until
+    /// the update.
     pub reshard_after_forward: bool,
 }
 

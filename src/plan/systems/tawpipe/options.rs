@@ -11,30 +11,31 @@ use super::super::GradSync;
 pub struct TawpipeOptions {
     /// Where the other options come from that a deck does not set.
     pub preset: Preset,
-    /// Blocks that travel together. `auto`: 1, and with `preset = "paper"` the number of blocks over that of ranks, rounded
-    /// up, so that every rank owns one shard.
+    /// Blocks that are sent together. `auto`: 1; with `preset = "paper"` the number of blocks divided by the number of ranks,
+    /// rounded up, so that no rank owns more than one shard.
     pub blocks_per_shard: Choice<usize>,
     /// Where embedding and head live.
     pub embed: Embed,
-    /// Whether group a starts a slots later.
+    /// Whether groups start at different times.
     pub stagger: Stagger,
-    /// Whether transfers run beside computation. If not, nothing is done before it is needed, and everything is waited
-    /// for at once (the paper's ablation "w/o CCO"); what is sent stays the same.
+    /// Whether communication runs beside computation. If not, each transfer starts when its result is needed, and the rank
+    /// waits for it (the paper's ablation "w/o CCO"). What is sent stays the same.
     pub overlap: bool,
-    /// Along which ways weights and gradients travel.
+    /// Which ranks send weights and gradients to which.
     pub topology: Topology,
-    /// How a shard comes from one group to all others, and its gradient home. `auto`: `collective` between more than two
-    /// groups, where that can be.
+    /// How a shard is sent from its owner's group to all others, and its gradient back. `auto`: `collective` if there are more
+    /// than two groups and they allow it, else `direct`.
     pub hop: Choice<Hops>,
-    /// Whether a group keeps other groups' shards through an iteration. `auto`: if that fits into memory.
+    /// Whether a group keeps the shards of other groups for a whole iteration. `auto`: if they fit into memory.
     pub weight_cache: Choice<WeightCache>,
-    /// When gradients cross between groups. If once an iteration, the rank through which a gradient goes out sums it up in
-    /// f32 until then. `auto`: once, if that fits into memory.
+    /// How often gradients are sent from group to group: in every round or once an iteration. If once, the staging rank of a
+    /// shard accumulates its gradient in f32 until then. `auto`: once, if the sums fit into memory.
     pub grad_sync: Choice<GradSync>,
-    /// Whether a shard is owned in equal pieces by all ranks of a group, so that it hops over all their links at once:
-    /// all-gathered inside a group instead of broadcast, its gradient reduce-scattered. Needs groups of one size.
+    /// Whether all ranks of a group own equal pieces of a shard, so that it is sent over the network cards of all of them at
+    /// once. Inside a group it is then all-gathered instead of broadcast, and its gradient reduce-scattered. Needs groups
+    /// of one size.
     pub stripe: bool,
-    /// Of decks written before there were presets. `true`: `hop`, `weight_cache` and `grad_sync` are `auto`; `false`: where
+    /// For decks from before there were presets. `true`: `hop`, `weight_cache` and `grad_sync` are `auto`; `false`: where
     /// they are not set they are `direct`, `none` and `round`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto: Option<bool>,
@@ -244,11 +245,12 @@ const AUTO: &str = "auto";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
-    /// What moves the fewest bytes between groups within the memory that a rank has.
+    /// Options that are `auto` are chosen by the program, for the fewest bytes between groups within the memory of a rank.
     #[default]
     Auto,
-    /// The published system: as many blocks a shard as every rank owns one shard, embedding and head replicated, groups
-    /// that start one after the other, direct hops, nothing kept, gradients sent home every round.
+    /// The published system. A shard has the number of blocks divided by the number of ranks, rounded up; embedding and head
+    /// are replicated; groups start one after the other; the owner itself sends to every group; no group keeps shards of
+    /// others; gradients are sent to their owners in every round.
     Paper,
 }
 
@@ -256,9 +258,9 @@ pub enum Preset {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Embed {
-    /// Shards like any other.
+    /// They are shards like the blocks.
     Sharded,
-    /// On every rank, gradients all-reduced once an iteration: the paper's way.
+    /// They are on every rank, and their gradients are all-reduced once an iteration, as in the paper.
     Replicated,
 }
 
@@ -266,45 +268,46 @@ pub enum Embed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stagger {
-    /// All groups want the same shard at the same time.
+    /// All groups need the same shard at the same time.
     None,
-    /// Group a is a slots late, so that two groups want different shards and hops pair up (the paper's way).
+    /// Group number a starts a slots later (a slot is the time of one block), as in the paper: at any time two groups need
+    /// different shards, so that both directions of a link are used.
     Slots,
 }
 
-/// Along which ways weights and gradients travel.
+/// Which ranks send weights and gradients to which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Topology {
-    /// One hop to each other group, then inside it.
+    /// A shard is sent once to each other group, and then passed on inside it.
     Groups,
-    /// As if all ranks were one group: the owner broadcasts to the whole world, in a chain in rank order, and gradients
-    /// are reduced onto it over the whole world. The paper names its ablation "w/o GWPS" without saying what takes the
-    /// place of the group-wise scheduler; this is what we take it to mean. Owners stay as they are, and so there is
-    /// nothing for `weight_cache` and `grad_sync` to save.
+    /// All ranks are treated as one group: the owner broadcasts to all ranks, in a chain in rank order, and gradients are
+    /// reduced from all ranks to the owner. `weight_cache` and `grad_sync` have no effect. This is our reading of the
+    /// paper's ablation "w/o GWPS", which does not say what replaces the group-based scheduler.
     Flat,
 }
 
-/// How a shard comes from one group to all others, and its gradient home.
+/// How a shard is sent from its owner's group to all others, and its gradient back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hops {
-    /// The owner sends it to each other group, and receives a gradient from each (the paper's way): with many groups its
-    /// network card serves all of them while the others rest.
+    /// The owner sends it to each other group itself, and receives a gradient from each, as in the paper. With many groups
+    /// its network card is the bottleneck while those of other nodes are idle.
     Direct,
-    /// By a broadcast, and a reduction, over the ranks of equal index in their groups: chunk by chunk from group to group,
-    /// so that each network card carries a shard once in and once out. Needs groups of one size that want a shard at the
-    /// same time (`stagger = "none"`); a group without a micro-batch in the last round takes part with zeros.
+    /// By a broadcast, and a reduction for the gradient, over the ranks with the same index in their groups. Chunks go from
+    /// group to group in a chain, so that each network card receives a shard once and sends it once. Needs groups of one
+    /// size that need a shard at the same time (`stagger = "none"`). A group without a micro-batch in the last round takes
+    /// part with zeros.
     Collective,
 }
 
-/// Whether a group keeps other groups' shards through an iteration.
+/// Whether a group keeps the shards of other groups for a whole iteration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightCache {
-    /// They hop whenever they are needed, up to twice a round.
+    /// It does not: they are sent whenever they are needed, up to twice a round.
     None,
-    /// The rank through which a shard comes in keeps it, and gives it to its group whenever it is needed again: weights
-    /// cross between groups once an iteration.
+    /// The staging rank of a shard keeps it and broadcasts it in its group whenever it is needed again, so that weights are
+    /// sent between groups once an iteration.
     Group,
 }

@@ -32,7 +32,7 @@ struct Weipipe(Order);
 /// Line of the table of systems.
 pub const WEIPIPE: Entry = Entry {
     name: "weipipe",
-    summary: "weights and gradients travel round a ring; a turn is a forward of one round and a backward of another",
+    summary: "weights and gradients go round a ring of ranks; in each turn a rank computes a forward of one round and a backward of another",
     domain: "any number of ranks in any groups; any number of layers",
     ends: "on every rank",
     system: &Weipipe(Order::Interleave),
@@ -41,7 +41,7 @@ pub const WEIPIPE: Entry = Entry {
 /// Line of the table of systems.
 pub const WEIPIPE_NAIVE: Entry = Entry {
     name: "weipipe-naive",
-    summary: "the same with a turn that is either a forward or a backward",
+    summary: "weights and gradients go round a ring of ranks; in each turn a rank computes either a forward or a backward",
     domain: "any number of ranks in any groups; any number of layers",
     ends: "on every rank",
     system: &Weipipe(Order::Naive),
