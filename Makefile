@@ -56,9 +56,10 @@ uninstall: ## Remove what `make install` has installed; the same PREFIX and DEST
 	    $(PARTS)/share/fish/vendor_completions.d/tawpipe.fish
 	rm -rf $(PARTS)/lib/tawpipe
 
+# Ranks of one machine send through its memory; Open MPI 5 complains of some network cards, which are not used.
 run: build ## Train a small LLaMA on 4 ranks as 2 nodes of 2; DATA=/any/text/file for your own text
 	$(if $(DATA),,@scripts/text.sh)
-	$(MPIRUN) -n 4 --bind-to none $(TAWPIPE) train inputs/kjv.toml --set run.folder=$(abspath $(RUN)) $(SET)
+	OMPI_MCA_btl=^tcp $(MPIRUN) -n 4 --bind-to none $(TAWPIPE) train inputs/kjv.toml --set run.folder=$(abspath $(RUN)) $(SET)
 	$(TAWPIPE) generate $(RUN) --prompt "In the beginning" --tokens 300
 	$(TAWPIPE) report $(RUN)
 

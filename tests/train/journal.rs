@@ -23,7 +23,8 @@ fn rows_say_what_was_done() {
     let deck = deck(TEXT, &[2, 2], &[&path]);
     let rows: Vec<Record> = program(&deck, false).steps;
     assert_eq!(rows.len(), 5);
-    let near = |found: f64, wanted: f64| assert!((found / wanted - 1.0).abs() < 1e-9, "{found} instead of {wanted}");
+    let near =
+        |found: f64, wanted: f64| assert!((found - wanted).abs() <= 1e-9 * wanted.abs(), "{found} instead of {wanted}");
     let job = deck.job(deck.model.shape().unwrap(), groups(&deck)).unwrap();
     let peak = |row: &Record, causal| row.tokens_per_s * job.shape.flops_per_token(8, causal);
     for (number, row) in (1..).zip(&rows) {

@@ -17,10 +17,17 @@ const TILE: usize = 16;
 /// other, as the threads of the crate `gemm` do. Its sums depend on the depth only, not on how c is divided.
 pub fn f32(pool: &Pool, a: Matrix, b: Matrix, c: Matrix, add: bool) {
     let (a, b, c, depth) = (pointer(a), pointer(b), pointer(c), a.cols);
-    let long = c.rows.max(c.cols);
-    let share = long.div_ceil(pool.threads()).next_multiple_of(TILE);
-    pool.each(long.div_ceil(share), |i| {
-        let part = i * share..((i + 1) * share).min(long);
+    let (long, short) = (c.rows.max(c.cols), c.rows.min(c.cols));
+    // `gemm` cuts a sum of more than 512 terms elsewhere if the result is small: no part may be, unless the whole is.
+    let least = match (depth > 512, short) {
+        (true, ..=64) => 320,
+        (true, ..=256) => 96,
+        _ => TILE,
+    };
+    let parts = (long / least).clamp(1, pool.threads());
+    let cut = |i: usize| if i == parts { long } else { i * long / parts / TILE * TILE };
+    pool.each(parts, |i| {
+        let part = cut(i)..cut(i + 1);
         let (a, b, c) = match c.rows >= c.cols {
             true => (a.rows_of(&part), b, c.rows_of(&part)),
             false => (a, b.cols_of(&part), c.cols_of(&part)),
