@@ -14,11 +14,12 @@ use crate::model::Dtype;
 const TILE: usize = 16;
 
 /// `c (+)= a·b` in f32. Threads share the longer side of c. Each packs its own operands: that costs less than to wait for each
-/// other, as the threads of the crate `gemm` do. Its sums depend on the depth only, not on how c is divided.
+/// other, as the threads of the crate `gemm` do. The bits do not depend on the number of threads.
 pub fn f32(pool: &Pool, a: Matrix, b: Matrix, c: Matrix, add: bool) {
     let (a, b, c, depth) = (pointer(a), pointer(b), pointer(c), a.cols);
     let (long, short) = (c.rows.max(c.cols), c.rows.min(c.cols));
-    // `gemm` cuts a sum of more than 512 terms elsewhere if the result is small: no part may be, unless the whole is.
+    // `gemm` adds more than 512 terms in other blocks if the result is small (64 x 256). So no part may be that small, unless
+    // the whole is.
     let least = match (depth > 512, short) {
         (true, ..=64) => 320,
         (true, ..=256) => 96,
