@@ -3,6 +3,7 @@
 mod arithmetic;
 mod clean;
 mod defects;
+mod fingerprint;
 mod hops;
 mod interpret;
 mod jobs;
