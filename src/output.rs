@@ -17,7 +17,8 @@ pub fn write(text: Arguments) {
         return;
     }
     let mut stdout = stdout().lock();
-    if let Err(reason) = stdout.write_fmt(text).and_then(|()| stdout.flush()) {
+    // In one piece: a launcher may put something else between two pieces of a line.
+    if let Err(reason) = stdout.write_all(text.to_string().as_bytes()).and_then(|()| stdout.flush()) {
         // Only the first failure counts.
         let _ = FAILED.set(reason);
     }

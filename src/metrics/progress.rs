@@ -74,8 +74,7 @@ impl Progress {
                 if due || record.step == self.total {
                     self.last_line = Some(now);
                     let width = self.total.to_string().len();
-                    // A closed pipe is no reason to stop a run.
-                    let _ = writeln!(out, "step {:>width$}/{}  {text}", record.step, self.total);
+                    line(out, &format!("step {:>width$}/{}  {text}", record.step, self.total));
                 }
             }
         }
@@ -94,9 +93,7 @@ impl Progress {
     pub fn note(&mut self, text: &str) {
         match &mut self.output {
             Output::Bar(bar) => bar.println(text),
-            Output::Lines(out) => {
-                let _ = writeln!(out, "{text}");
-            }
+            Output::Lines(out) => line(out, text),
         }
     }
 
@@ -106,6 +103,12 @@ impl Progress {
             bar.abandon();
         }
     }
+}
+
+/// Writes a line in one piece: standard error has no buffer, and mpirun of Open MPI 5 puts pieces of a line that it reads
+/// apart from the rest into standard output. A closed pipe is no reason to stop a run.
+fn line(out: &mut impl Write, text: &str) {
+    let _ = out.write_all(format!("{text}\n").as_bytes());
 }
 
 /// What a step has given, and the time that is left: together with the step's number at most 100 columns.
@@ -154,7 +157,33 @@ fn time(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    /// Lines are written whole, in one call each.
+    #[test]
+    fn lines_are_whole() {
+        /// Keeps what every call was given.
+        #[derive(Clone, Default)]
+        struct Calls(Arc<Mutex<Vec<String>>>);
+        impl Write for Calls {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().push(String::from_utf8_lossy(bytes).into_owned());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let calls = Calls::default();
+        let mut progress = Progress::lines(2, Box::new(calls.clone()), Duration::ZERO);
+        progress.step(&Record { step: 1, loss: 4.0, ..Record::default() });
+        progress.note("checkpoint run/checkpoints/step_1.h5");
+        let calls = calls.0.lock().unwrap();
+        assert!(calls[0].starts_with("step 1/2  loss 4.0000") && calls[0].ends_with(" left\n"), "{calls:?}");
+        assert_eq!(calls[1..], ["checkpoint run/checkpoints/step_1.h5\n"]);
+    }
 
     /// Every number of a step is there, and a long run's line still fits into 100 columns. An unknown utilisation is left out.
     #[test]

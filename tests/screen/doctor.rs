@@ -74,8 +74,10 @@ fn alone() {
 fn ranks_that_differ() {
     let folder = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_tawpipe");
-    let elsewhere = [":", "-n", "1", "env", "TAWPIPE_CACHE=/proc/none", program, "doctor"];
-    let (code, out, err) = run(mpirun(2).args([program, "doctor"]).args(elsewhere).current_dir(folder.path()));
+    // Open MPI and MPICH number ranks in variables of different names.
+    let script =
+        r#"[ "${OMPI_COMM_WORLD_RANK:-$PMI_RANK}" != 2 ] || export TAWPIPE_CACHE=/proc/none; exec "$0" doctor"#;
+    let (code, out, err) = run(mpirun(3).args(["sh", "-c", script, program]).current_dir(folder.path()));
     assert_eq!(code, Some(0), "{out}{err}");
     assert!(line(&out, "ranks").contains("3 on 1 node(s), in groups of 3"), "{out}");
     let cache = line(&out, "token cache");

@@ -42,7 +42,8 @@ static std::string rank_of_process() {
     for (const char *variable : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"})
         if (const char *rank = std::getenv(variable))
             return rank;
-    return std::to_string(getpid());
+    // Started without a launcher: the only rank.
+    return "0";
 }
 
 const Settings &settings() {
