@@ -100,6 +100,11 @@ impl Shards {
         Shards { shards, units }
     }
 
+    /// Elements of a shard.
+    pub fn elems(&self, shard: ShardId) -> usize {
+        self.shards[shard].len
+    }
+
     /// Where a unit's parameters lie.
     ///
     /// # Panics

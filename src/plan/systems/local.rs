@@ -143,7 +143,7 @@ impl Local {
     /// Adds the slots of a rank on which these shards live, each with whether its copy is the primary one.
     pub fn new(slots: &mut Slots, job: &Job, shards: &Shards, owned: impl Iterator<Item = (ShardId, bool)>) -> Self {
         let mut own =
-            |(shard, primary): (ShardId, bool)| Owned::new(slots, job, shard, 0..shards.shards[shard].len, primary);
+            |(shard, primary): (ShardId, bool)| Owned::new(slots, job, shard, 0..shards.elems(shard), primary);
         let owned = owned.map(&mut own).collect();
         Local::with(slots, job, shards, owned, Flights::One)
     }
@@ -263,6 +263,20 @@ impl Local {
     /// Sums the iteration's statistics over all ranks.
     pub fn sum_stats(&self, list: &mut List, lane: Lane, comm: CommId) {
         sum_stats(list, lane, comm, self.stats);
+    }
+
+    /// The end of an iteration or an evaluation: the statistics (loss, and in training the gradient's norm) are summed over all
+    /// ranks, so that every rank knows them before it updates the shards that it owns.
+    pub fn finish(&self, list: &mut List, training: bool, lane: Lane, comm: CommId) {
+        if training {
+            self.norm(list);
+        }
+        if self.ranks > 1 {
+            self.sum_stats(list, lane, comm);
+        }
+        if training {
+            self.update(list);
+        }
     }
 
     /// Adds the norm of the gradients of those shards of which this rank has the primary copy.

@@ -17,10 +17,10 @@ mod pipeline;
 mod replicated;
 mod sharded;
 mod single;
+mod steps;
 mod tawpipe;
 #[cfg(test)]
 mod toy;
-mod walk;
 mod weipipe;
 
 pub use pipeline::{InterleavedOptions, PipelineOptions, Timetable};

@@ -2,11 +2,11 @@
 
 use crate::model::ShardId;
 
-/// A visit that needs a shard's weights.
+/// A step that needs a shard's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// Its number among all visits.
-    pub visit: usize,
+    /// Its number among all steps.
+    pub index: usize,
     /// Whose weights.
     pub shard: ShardId,
 }
@@ -16,7 +16,7 @@ pub struct Need {
 pub struct Use {
     /// Ring slot.
     pub slot: usize,
-    /// The visit before whose computation they are gathered; `None` if they are still there.
+    /// The step before whose computation they are gathered; `None` if they are still there.
     pub fetch: Option<usize>,
 }
 
@@ -43,7 +43,7 @@ pub fn uses(needs: &[Need], slots: usize, prefetch: usize) -> Vec<Use> {
             free.min_by_key(worth).expect("more slots than needs in the window")
         });
         last[slot] = Some(index);
-        Use { slot, fetch: found.is_none().then(|| needs[window].visit) }
+        Use { slot, fetch: found.is_none().then(|| needs[window].index) }
     };
     (0..needs.len()).map(one).collect()
 }
@@ -56,10 +56,10 @@ mod tests {
     fn needs(shards: usize) -> Vec<Need> {
         let once: Vec<ShardId> = (0..shards).chain((0..shards - 1).rev()).collect();
         let twice = once.iter().chain(&once).enumerate();
-        twice.map(|(visit, &shard)| Need { visit, shard }).collect()
+        twice.map(|(index, &shard)| Need { index, shard }).collect()
     }
 
-    /// When a visit computes, its slot holds its shard; weights never come into a slot in use, and no later than
+    /// When a step computes, its slot holds its shard; weights never come into a slot in use, and no later than
     /// `prefetch` needs ahead.
     #[test]
     fn weights_are_there_in_time() {

@@ -7,15 +7,15 @@ use crate::plan::build::{Elastic, List};
 use crate::plan::collective::{Collective, scratch};
 use crate::plan::{Action, Algorithm, Call, Job, Payload, Region, Segment};
 
-use super::super::walk::{Pass, Stop};
+use super::super::steps::{Pass, Step};
 use super::rank::Writer;
-use super::{GradSync, Way};
+use super::{Channel, GradSync};
 
 /// A rank's memory for gradients, beside the accumulators of its pieces.
 pub struct Gradients {
     /// Whole accumulators, where gradients add up whole.
     sums: Vec<Region>,
-    /// Where backward leaves a round's gradient: one is filled while the other is on its way.
+    /// Where backward leaves a round's gradient: one is filled while the other is on its channel.
     fresh: [Elastic; 2],
     /// The same for a shard whose gradient comes in two parts.
     tied: Elastic,
@@ -56,18 +56,18 @@ impl Gradients {
 }
 
 impl Writer<'_> {
-    /// Where a stop leaves its shard's gradient, and whether it adds to what is there.
-    pub fn gradient(&mut self, stop: Stop) -> (Region, bool) {
-        let shard = stop.shard;
+    /// Where a step leaves its shard's gradient, and whether it adds to what is there.
+    pub fn gradient(&mut self, step: Step) -> (Region, bool) {
+        let shard = step.shard;
         if self.recipe.whole {
             return (self.gradients.sums[shard], !self.gradients.first(shard));
         }
-        (self.fresh(shard), self.shared(shard) && stop.pass == Pass::EmbedBackward)
+        (self.fresh(shard), self.shared(shard) && step.pass == Pass::EmbedBackward)
     }
 
     /// The slot of a round's gradient of a shard.
     fn fresh(&mut self, shard: ShardId) -> Region {
-        let len = self.shards.shards[shard].len;
+        let len = self.shards.elems(shard);
         let shared = self.shared(shard);
         let Gradients { tied, fresh, sent, .. } = &mut self.gradients;
         if shared { tied.take(self.slots, len) } else { fresh[*sent % 2].take(self.slots, len) }
@@ -86,9 +86,9 @@ impl Writer<'_> {
         if let (true, Some(GradSync::Iteration), Some(owned)) = (last, self.recipe.across, self.local.own(shard)) {
             let (accumulator, range) = (owned.accumulator, owned.range.clone());
             if self.gradients.first(shard) {
-                list.push(self.lane(Way::Across), Action::Clear { dst: accumulator });
+                list.push(self.lane(Channel::Across), Action::Clear { dst: accumulator });
             }
-            self.sum(list, Way::Across, Collective::AllReduce, shard, accumulator, range.clone(), 0..range.len());
+            self.sum(list, Channel::Across, Collective::AllReduce, shard, accumulator, range.clone(), 0..range.len());
         }
     }
 
@@ -96,13 +96,21 @@ impl Writer<'_> {
     fn sum_whole(&mut self, list: &mut List, shard: ShardId) {
         let sum = self.gradients.sums[shard];
         if self.gradients.first(shard) {
-            list.push(self.lane(Way::Reduce), Action::Clear { dst: sum });
+            list.push(self.lane(Channel::Reduce), Action::Clear { dst: sum });
         }
         let own = self.local.own(shard).map_or(0..0, |owned| owned.range.clone());
         let what = if self.recipe.pieces { Collective::ReduceScatter } else { Collective::AllReduce };
-        self.sum(list, Way::Reduce, what, shard, sum, 0..sum.len, own.clone());
+        self.sum(list, Channel::Reduce, what, shard, sum, 0..sum.len, own.clone());
         if self.recipe.across.is_some() {
-            self.sum(list, Way::Across, Collective::AllReduce, shard, sum.sub(own.clone()), own.clone(), 0..own.len());
+            self.sum(
+                list,
+                Channel::Across,
+                Collective::AllReduce,
+                shard,
+                sum.sub(own.clone()),
+                own.clone(),
+                0..own.len(),
+            );
         }
     }
 
@@ -112,9 +120,9 @@ impl Writer<'_> {
         if !active && !crosses {
             return;
         }
-        let len = self.shards.shards[shard].len;
+        let len = self.shards.elems(shard);
         let own = self.local.own(shard).map_or(0..0, |owned| owned.range.clone());
-        let (several, reduce) = (self.inside.len() > 1, self.lane(Way::Reduce));
+        let (several, reduce) = (self.inside.len() > 1, self.lane(Channel::Reduce));
         let mut region = self.fresh(shard);
         let turn = self.gradients.sent % 2;
         if self.job.grad_dtype != Dtype::F32 && (several || crosses) {
@@ -131,7 +139,7 @@ impl Writer<'_> {
             }
         }
         if active {
-            self.call(list, Way::Reduce, Collective::ReduceScatter, shard, region, 0..len);
+            self.call(list, Channel::Reduce, Collective::ReduceScatter, shard, region, 0..len);
         }
         if own.is_empty() {
             return;
@@ -139,8 +147,8 @@ impl Writer<'_> {
         let src = region.sub(own.clone());
         let mut lane = reduce;
         if crosses {
-            self.call(list, Way::Across, Collective::AllReduce, shard, src, own);
-            lane = self.lane(Way::Across);
+            self.call(list, Channel::Across, Collective::AllReduce, shard, src, own);
+            lane = self.lane(Channel::Across);
         }
         let dst = self.local.own(shard).expect("it has a piece").accumulator;
         let first = self.gradients.first(shard);
@@ -153,24 +161,24 @@ impl Writer<'_> {
     fn sum(
         &mut self,
         list: &mut List,
-        way: Way,
+        channel: Channel,
         what: Collective,
         shard: ShardId,
         region: Region,
         range: Range<usize>,
         keep: Range<usize>,
     ) {
-        if self.members(way) == 1 || range.is_empty() {
+        if self.members(channel) == 1 || range.is_empty() {
             return;
         }
         if self.job.grad_dtype == Dtype::F32 {
-            return self.call(list, way, what, shard, region, range);
+            return self.call(list, channel, what, shard, region, range);
         }
         let wire = self.gradients.sum_wire.take(self.slots, region.len);
-        list.push(self.lane(way), Action::Cast { src: region, dst: wire });
-        self.call(list, way, what, shard, wire, range);
+        list.push(self.lane(channel), Action::Cast { src: region, dst: wire });
+        self.call(list, channel, what, shard, wire, range);
         if !keep.is_empty() {
-            list.push(self.lane(way), Action::Cast { src: wire.sub(keep.clone()), dst: region.sub(keep) });
+            list.push(self.lane(channel), Action::Cast { src: wire.sub(keep.clone()), dst: region.sub(keep) });
         }
     }
 
@@ -178,34 +186,34 @@ impl Writer<'_> {
     fn call(
         &mut self,
         list: &mut List,
-        way: Way,
+        channel: Channel,
         what: Collective,
         shard: ShardId,
         region: Region,
         range: Range<usize>,
     ) {
-        let members = self.members(way);
+        let members = self.members(channel);
         if members == 1 {
             return;
         }
         let algorithm = Algorithm::Ring;
         let room = scratch(what, algorithm, region.len, members);
-        let place = usize::from(matches!(way, Way::Across));
+        let place = usize::from(matches!(channel, Channel::Across));
         let call = Call {
-            comm: way.comm(),
+            comm: channel.comm(),
             what,
             algorithm,
             region,
             scratch: room.map(|len| self.gradients.scratch[place].take(self.slots, len)),
             payload: Payload::Gradient(shard, range),
         };
-        list.push(self.lane(way), Action::Collective(call));
+        list.push(self.lane(channel), Action::Collective(call));
     }
 
     /// Ranks that sum together.
-    fn members(&self, way: Way) -> usize {
-        match way {
-            Way::Across => self.across.len(),
+    fn members(&self, channel: Channel) -> usize {
+        match channel {
+            Channel::Across => self.across.len(),
             _ => self.inside.len(),
         }
     }

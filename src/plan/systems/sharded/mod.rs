@@ -4,7 +4,7 @@
 //! The three differ in a [`Recipe`] alone; read one of them, then [`rank`] (the walk through the model), [`gradients`]
 //! (sums over ranks) and [`cache`] (where gathered weights lie).
 //!
-//! All ranks write their lists down along one walk: before a visit the weights that come in under it, then its
+//! All ranks write their lists down along one walk: before a step the weights that come in under it, then its
 //! computation, then the sums of its gradient. What ranks do together has the same place in all their lists, and an op
 //! waits only for what comes earlier, so nothing can wait in a circle. Ranks without a micro-batch in the last round
 //! take part in its collectives with zeros; a group without any skips its own.
@@ -29,7 +29,7 @@ use super::{Layout, Schedule};
 
 /// A communication lane, which is also the number of its split. A system has the first so many.
 #[derive(Clone, Copy)]
-enum Way {
+enum Channel {
     /// Gradients over the ranks that share a shard's pieces.
     Reduce,
     /// Weights over the same ranks.
@@ -40,7 +40,7 @@ enum Way {
     Statistics,
 }
 
-impl Way {
+impl Channel {
     fn lane(self) -> Lane {
         Lane::Comm(self as usize)
     }
@@ -50,7 +50,7 @@ impl Way {
     }
 }
 
-/// What a system does with weights and gradients. "The set" is the rank's set of [`Way::Reduce`].
+/// What a system does with weights and gradients. "The set" is the rank's set of [`Channel::Reduce`].
 #[derive(Clone, Copy, Debug)]
 struct Recipe {
     /// Each rank keeps masters of its pieces only; the set has all of them.
@@ -60,7 +60,7 @@ struct Recipe {
     /// Gradients add up whole on every rank and are summed over the set in the last round; else each round's gradient is
     /// reduce-scattered, and pieces add up.
     whole: bool,
-    /// When gradients are summed over [`Way::Across`], if at all.
+    /// When gradients are summed over [`Channel::Across`], if at all.
     across: Option<GradSync>,
 }
 

@@ -10,16 +10,16 @@ use crate::plan::{Action, Algorithm, Call, Holding, Job, Lane, Payload, RankPlan
 
 use super::super::Schedule;
 use super::super::local::{Flights, Local, Owned, holding, list};
-use super::super::walk::{Pass, Stop, stops};
+use super::super::steps::{Pass, Step, steps};
 use super::cache::{Need, uses};
 use super::gradients::Gradients;
-use super::{Recipe, Way};
+use super::{Channel, Recipe};
 
 /// A rank's plan.
 pub fn plan(schedule: &Schedule, rank: Rank, recipe: Recipe) -> RankPlan {
     let Schedule { job, shards, splits, .. } = schedule;
-    let set = |way: Way| splits.get(way.comm()).and_then(|split| split.set_of(rank)).unwrap_or(&[]);
-    let (inside, across) = (set(Way::Reduce), set(Way::Across));
+    let set = |channel: Channel| splits.get(channel.comm()).and_then(|split| split.set_of(rank)).unwrap_or(&[]);
+    let (inside, across) = (set(Channel::Reduce), set(Channel::Across));
     let index = inside.iter().position(|&member| member == rank).expect("every rank is in a set");
 
     let mut slots = Slots::default();
@@ -87,15 +87,13 @@ pub struct Writer<'a> {
 impl Writer<'_> {
     fn train(&mut self, list: &mut List) {
         self.walk(list, true);
-        self.local.norm(list);
-        self.sum_stats(list);
-        self.local.update(list);
+        self.finish(list, true);
         self.gather_homes(list);
     }
 
     fn evaluate(&mut self, list: &mut List) {
         self.walk(list, false);
-        self.sum_stats(list);
+        self.finish(list, false);
     }
 
     fn prepare(&mut self, list: &mut List) {
@@ -105,34 +103,34 @@ impl Writer<'_> {
 
     /// All rounds of an iteration or an evaluation.
     fn walk(&mut self, list: &mut List, training: bool) {
-        let stops = stops(self.shards, training);
+        let steps = steps(self.shards, training);
         let rounds = self.job.batch.rounds(self.job.groups.ranks());
-        let visits: Vec<(usize, Stop)> =
-            (0..rounds).flat_map(|round| stops.iter().map(move |&stop| (round, stop))).collect();
+        let all: Vec<(usize, Step)> =
+            (0..rounds).flat_map(|round| steps.iter().map(move |&step| (round, step))).collect();
 
-        let needs = visits.iter().enumerate().filter(|(_, (round, stop))| {
-            self.recipe.gathered.is_some() && self.active(*round) && stop.pass.needs_weights()
+        let needs = all.iter().enumerate().filter(|(_, (round, step))| {
+            self.recipe.gathered.is_some() && self.active(*round) && step.pass.needs_weights()
         });
-        let needs: Vec<Need> = needs.map(|(visit, (_, stop))| Need { visit, shard: stop.shard }).collect();
+        let needs: Vec<Need> = needs.map(|(index, (_, step))| Need { index, shard: step.shard }).collect();
         let prefetch = self.recipe.gathered.map_or(0, |gathered| gathered.prefetch);
-        let mut slot_of = vec![None; visits.len()];
-        let mut fetches = vec![Vec::new(); visits.len()];
+        let mut slot_of = vec![None; all.len()];
+        let mut fetches = vec![Vec::new(); all.len()];
         for (need, found) in needs.iter().zip(uses(&needs, self.ring.len(), prefetch)) {
-            slot_of[need.visit] = Some(found.slot);
+            slot_of[need.index] = Some(found.slot);
             if let Some(before) = found.fetch {
                 fetches[before].push((need.shard, found.slot));
             }
         }
-        for (index, &(round, stop)) in visits.iter().enumerate() {
+        for (index, &(round, step)) in all.iter().enumerate() {
             for &(shard, slot) in &fetches[index] {
                 self.gather(list, shard, slot);
             }
             let micro = self.micro(round);
             if let Some(micro) = micro {
-                self.compute(list, stop, Work { micro, chunk: 0 }, slot_of[index], training);
+                self.compute(list, step, Work { micro, chunk: 0 }, slot_of[index], training);
             }
-            if training && self.completes(stop) {
-                self.collect(list, stop.shard, micro.is_some(), self.active(round), round + 1 == rounds);
+            if training && self.completes(step) {
+                self.collect(list, step.shard, micro.is_some(), self.active(round), round + 1 == rounds);
             }
         }
     }
@@ -147,11 +145,11 @@ impl Writer<'_> {
         round * self.job.groups.ranks() + self.inside[0] < self.job.batch.micros
     }
 
-    /// Whether a stop gives the last part of its shard's gradient: a tied head's is followed by the embedding's.
-    fn completes(&self, stop: Stop) -> bool {
-        match stop.pass {
+    /// Whether a step gives the last part of its shard's gradient: a tied head's is followed by the embedding's.
+    fn completes(&self, step: Step) -> bool {
+        match step.pass {
             Pass::Embed | Pass::Forward => false,
-            Pass::Head => !self.shared(stop.shard),
+            Pass::Head => !self.shared(step.shard),
             Pass::Backward | Pass::EmbedBackward => true,
         }
     }
@@ -161,29 +159,32 @@ impl Writer<'_> {
         [Unit::Embed, Unit::Head].iter().all(|&unit| self.shards.place(unit).shard == shard)
     }
 
-    fn compute(&mut self, list: &mut List, stop: Stop, work: Work, slot: Option<usize>, training: bool) {
-        let shard = stop.shard;
+    fn compute(&mut self, list: &mut List, step: Step, work: Work, slot: Option<usize>, training: bool) {
+        let shard = step.shard;
         let weights = match slot {
-            Some(slot) => Some(self.ring[slot].take(self.slots, self.shards.shards[shard].len)),
+            Some(slot) => Some(self.ring[slot].take(self.slots, self.shards.elems(shard))),
             None => self.homes.get(shard).copied(),
         };
-        let gives = matches!(stop.pass, Pass::Head | Pass::Backward | Pass::EmbedBackward);
-        let into = (training && gives).then(|| self.gradient(stop));
+        let gives = matches!(step.pass, Pass::Head | Pass::Backward | Pass::EmbedBackward);
+        let into = (training && gives).then(|| self.gradient(step));
         let shards = self.shards;
         let range = |unit| -> Range<usize> { shards.place(unit).range.clone() };
-        let weights = |unit| weights.expect("a stop that needs weights").sub(range(unit));
+        let weights = |unit| weights.expect("a step that needs weights").sub(range(unit));
         let into = |unit| {
-            let (region, accumulate) = into.expect("a stop that gives a gradient");
+            let (region, accumulate) = into.expect("a step that gives a gradient");
             (region.sub(range(unit)), accumulate)
         };
-        self.local.stop(list, shards, stop, work, weights, training.then_some(into));
+        self.local.step(list, shards, step, work, weights, training.then_some(into));
     }
 
     /// Brings a shard's weights into a ring slot.
     fn gather(&mut self, list: &mut List, shard: ShardId, slot: usize) {
-        let region = self.ring[slot].take(self.slots, self.shards.shards[shard].len);
+        let region = self.ring[slot].take(self.slots, self.shards.elems(shard));
         if let Some(owned) = self.local.own(shard) {
-            list.push(self.lane(Way::Gather), Action::Cast { src: owned.master, dst: region.sub(owned.range.clone()) });
+            list.push(
+                self.lane(Channel::Gather),
+                Action::Cast { src: owned.master, dst: region.sub(owned.range.clone()) },
+            );
         }
         self.all_gather(list, shard, region);
     }
@@ -200,26 +201,25 @@ impl Writer<'_> {
     fn all_gather(&self, list: &mut List, shard: ShardId, region: Region) {
         if self.inside.len() > 1 {
             let call = Call {
-                comm: Way::Gather.comm(),
+                comm: Channel::Gather.comm(),
                 what: Collective::AllGather,
                 algorithm: Algorithm::Ring,
                 region,
                 scratch: None,
                 payload: Payload::Weights(shard, 0..region.len),
             };
-            list.push(self.lane(Way::Gather), Action::Collective(call));
+            list.push(self.lane(Channel::Gather), Action::Collective(call));
         }
     }
 
-    fn sum_stats(&self, list: &mut List) {
-        if self.job.groups.ranks() > 1 {
-            let way = if self.across.is_empty() { Way::Reduce } else { Way::Statistics };
-            self.local.sum_stats(list, way.lane(), way.comm());
-        }
+    /// Statistics and update.
+    fn finish(&self, list: &mut List, training: bool) {
+        let channel = if self.across.is_empty() { Channel::Reduce } else { Channel::Statistics };
+        self.local.finish(list, training, channel.lane(), channel.comm());
     }
 
     /// The lane of a communication and of the copies and sums that belong to it; one rank has only the one lane.
-    pub fn lane(&self, way: Way) -> Lane {
-        if self.job.groups.ranks() > 1 { way.lane() } else { Lane::Compute }
+    pub fn lane(&self, channel: Channel) -> Lane {
+        if self.job.groups.ranks() > 1 { channel.lane() } else { Lane::Compute }
     }
 }

@@ -4,8 +4,8 @@ use crate::plan::tables::{memory, traffic};
 use crate::plan::{Job, Refusal};
 
 use super::super::{GradSync, Schedule, SystemOptions, schedule};
-use super::holders::groups;
 use super::options::{Choice, Hops, Preset, TawpipeOptions, WeightCache};
+use super::storage::groups;
 use super::{asked, can_hop_together};
 
 /// The schedule that moves the fewest bytes between groups among those that fit the job's memory: without a limit the
@@ -40,7 +40,7 @@ pub fn schedule_within(job: &Job) -> Result<Schedule, Refusal> {
     Ok(best)
 }
 
-/// What the options leave open, in every way; first what keeps most.
+/// What the options leave open, in every channel; first what keeps most.
 fn candidates(job: &Job) -> Vec<TawpipeOptions> {
     let asked = asked(job);
     let blocks_per_shard = asked.blocks_per_shard.is().unwrap_or(match asked.preset {

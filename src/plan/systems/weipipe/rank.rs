@@ -8,7 +8,7 @@ use crate::plan::{Action, Job, Message, Payload, RankPlan, Region, Segment, Work
 use super::super::Schedule;
 use super::super::local::{Flights, Local, Owned, list};
 use super::super::replicated::Replicated;
-use super::super::walk::{Pass, Stop};
+use super::super::steps::{Pass, Step};
 use super::Flow;
 use super::ring::{Order, Ring, Run, Way, blocks, owner, runs};
 
@@ -19,7 +19,7 @@ pub fn plan(schedule: &Schedule, order: Order, rank: Rank) -> RankPlan {
     let owned = schedule.owners().iter().enumerate().filter_map(|(shard, owner)| {
         // What is replicated counts on rank 0.
         let primary = owner.map_or(rank == 0, |owner| owner == rank);
-        (primary || owner.is_none()).then(|| Owned::new(&mut slots, job, shard, 0..shards.shards[shard].len, primary))
+        (primary || owner.is_none()).then(|| Owned::new(&mut slots, job, shard, 0..shards.elems(shard), primary))
     });
     let owned = owned.collect();
     let ring = Ring::new(job, order);
@@ -106,9 +106,7 @@ impl Writer<'_> {
             }
         }
         self.replicated.sum(list, self.slots, self.local, embed);
-        self.local.norm(list);
-        self.sum_stats(list, ring);
-        self.local.update(list);
+        self.local.finish(list, true, Flow::AllReduce.lane(), Flow::AllReduce.comm());
     }
 
     fn evaluate(&mut self, list: &mut List, ring: &Ring) {
@@ -117,7 +115,7 @@ impl Writer<'_> {
             self.forward(list, ring, turn, false);
             self.head(list, ring, turn, false);
         }
-        self.sum_stats(list, ring);
+        self.local.finish(list, false, Flow::AllReduce.lane(), Flow::AllReduce.comm());
     }
 
     /// Moves a flow's weights on to where they belong in the next turn, while this one computes.
@@ -155,7 +153,7 @@ impl Writer<'_> {
         if ring.ranks == 1 || (begins && self.local.own(shard).is_some()) {
             return self.home(shard);
         }
-        self.weights[way as usize][turn % 2].take(self.slots, self.shards.shards[shard].len)
+        self.weights[way as usize][turn % 2].take(self.slots, self.shards.elems(shard))
     }
 
     fn home(&self, shard: ShardId) -> Region {
@@ -218,8 +216,8 @@ impl Writer<'_> {
         let weights = |_| owned.weights().sub(place.range.clone());
         let begun = self.begun[place.shard];
         let gradient = |_| (owned.accumulator.sub(place.range.clone()), begun);
-        let stop = Stop { pass, shard: place.shard };
-        self.local.stop(list, shards, stop, self.micro(round), weights, training.then_some(gradient));
+        let step = Step { pass, shard: place.shard };
+        self.local.step(list, shards, step, self.micro(round), weights, training.then_some(gradient));
         self.begun[place.shard] |= training && pass != Pass::Embed;
     }
 
@@ -229,7 +227,7 @@ impl Writer<'_> {
 
     /// Where this rank's part of a turn's sum is.
     fn part(&mut self, turn: usize, shard: ShardId) -> Region {
-        self.gradient[turn % 2].take(self.slots, self.shards.shards[shard].len)
+        self.gradient[turn % 2].take(self.slots, self.shards.elems(shard))
     }
 
     /// Adds this rank's part to the sum that has come with the backward weights, and sends it on: to the next rank, or to
@@ -268,7 +266,7 @@ impl Writer<'_> {
         if let Some((_, shard)) = self.travels(ring, rank, turn + 1)
             && ring.earlier(Way::Backward, rank, turn + 1)
         {
-            let region = self.arrival.take(self.slots, self.shards.shards[shard].len);
+            let region = self.arrival.take(self.slots, self.shards.elems(shard));
             exchange.receive((rank + n - 1) % n, region, Payload::Gradient(shard, 0..region.len));
         }
         // The run that this rank owns.
@@ -299,12 +297,6 @@ impl Writer<'_> {
 
     fn accumulator(&self, shard: ShardId) -> Region {
         self.local.own(shard).expect("a complete sum goes to its owner").accumulator
-    }
-
-    fn sum_stats(&self, list: &mut List, ring: &Ring) {
-        if ring.ranks > 1 {
-            self.local.sum_stats(list, Flow::AllReduce.lane(), Flow::AllReduce.comm());
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::plan::{Region, Work};
 
 use super::local::Local;
 
-/// What is computed at a stop.
+/// What is computed at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
     /// Token embedding.
@@ -30,39 +30,39 @@ impl Pass {
 
 /// A computation with the parameters of one shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stop {
+pub struct Step {
     /// What is computed.
     pub pass: Pass,
     /// Whose parameters.
     pub shard: ShardId,
 }
 
-/// The stops of one micro-batch.
-pub fn stops(shards: &Shards, training: bool) -> Vec<Stop> {
+/// The steps of one micro-batch.
+pub fn steps(shards: &Shards, training: bool) -> Vec<Step> {
     let [embed, head] = [Unit::Embed, Unit::Head].map(|unit| shards.place(unit).shard);
     let mut blocks: Vec<ShardId> =
         shards.units.iter().filter(|(unit, _)| matches!(unit, Unit::Block(_))).map(|(_, place)| place.shard).collect();
     blocks.dedup();
 
-    let stop = |pass| move |shard| Stop { pass, shard };
-    let mut stops = vec![stop(Pass::Embed)(embed)];
-    stops.extend(blocks.iter().copied().map(stop(Pass::Forward)));
-    stops.push(stop(Pass::Head)(head));
+    let step = |pass| move |shard| Step { pass, shard };
+    let mut steps = vec![step(Pass::Embed)(embed)];
+    steps.extend(blocks.iter().copied().map(step(Pass::Forward)));
+    steps.push(step(Pass::Head)(head));
     if training {
-        stops.extend(blocks.iter().rev().copied().map(stop(Pass::Backward)));
-        stops.push(stop(Pass::EmbedBackward)(embed));
+        steps.extend(blocks.iter().rev().copied().map(step(Pass::Backward)));
+        steps.push(step(Pass::EmbedBackward)(embed));
     }
-    stops
+    steps
 }
 
 impl Local {
-    /// The computation of a stop on one micro-batch. `weights` says where a unit's parameters are; in training
+    /// The computation of a step on one micro-batch. `weights` says where a unit's parameters are; in training
     /// `gradient` says where their gradient goes, and whether it is added to what is there.
-    pub fn stop(
+    pub fn step(
         &self,
         list: &mut List,
         shards: &Shards,
-        Stop { pass, shard }: Stop,
+        Step { pass, shard }: Step,
         work: Work,
         weights: impl Fn(Unit) -> Region,
         gradient: Option<impl Fn(Unit) -> (Region, bool)>,
