@@ -189,14 +189,14 @@ impl Writer<'_> {
             return;
         }
         let algorithm = Algorithm::Ring;
-        let room = scratch(what, algorithm, region.len, members);
+        let needed = scratch(what, algorithm, region.len, members);
         let place = usize::from(matches!(way, Way::Across));
         let call = Call {
             comm: way.comm(),
             what,
             algorithm,
             region,
-            scratch: room.map(|len| self.gradients.scratch[place].take(self.slots, len)),
+            scratch: needed.map(|len| self.gradients.scratch[place].take(self.slots, len)),
             payload: Payload::Gradient(shard, range),
         };
         list.push(self.lane(way), Action::Collective(call));

@@ -81,13 +81,13 @@ impl Writer<'_> {
             (self.whole_sum(list, shard), whole)
         };
         let (what, algorithm) = (Collective::Reduce(owner), Algorithm::Chain);
-        let room = scratch(what, algorithm, region.len, self.groups.count());
+        let needed = scratch(what, algorithm, region.len, self.groups.count());
         let call = Call {
             comm: way.comm(),
             what,
             algorithm,
             region,
-            scratch: room.map(|len| self.hop_scratch.take(self.slots, len)),
+            scratch: needed.map(|len| self.hop_scratch.take(self.slots, len)),
             payload: Payload::Gradient(shard, range.clone()),
         };
         list.push(way.lane(), Action::Collective(call));
@@ -147,13 +147,13 @@ impl Writer<'_> {
                 true => (Collective::ReduceScatter, Algorithm::Ring),
                 false => (Collective::Reduce(self.holders.gate(self.group, shard)), Algorithm::Chain),
             };
-            let room = scratch(what, algorithm, len, size);
+            let needed = scratch(what, algorithm, len, size);
             let call = Call {
                 comm: Way::Reduce.comm(),
                 what,
                 algorithm,
                 region,
-                scratch: room.map(|len| self.scratch.take(self.slots, len)),
+                scratch: needed.map(|len| self.scratch.take(self.slots, len)),
                 payload: Payload::Gradient(shard, range.clone()),
             };
             list.push(Way::Reduce.lane(), Action::Collective(call));
