@@ -167,9 +167,9 @@ fn figures_of_a_small_experiment() {
         assert!(picture.len() > 8000, "{name} has {} bytes", picture.len());
         let words: &[&str] = match name.as_str() {
             "throughput" => &["tokens/s, all ranks", "200 Mbit/s", "PyTorch FSDP", "does not run", "predicted"],
-            "time" => &["seconds a step", "exposed communication", "not known"],
-            "bytes" => &["MB a step and node", "(wire +2.0 %)", "118"],
-            "memory" => &["MB a rank", "master weights", "activations"],
+            "time" => &["seconds per step", "exposed communication", "not known"],
+            "bytes" => &["MB per step and node", "(wire +2.0 %)", "118"],
+            "memory" => &["MB per rank", "master weights", "activations"],
             "ablation" => &["TawPipe no overlap", "75 %", "150 %"],
             _ => &["measured, tokens/s", "predicted, tokens/s", "equal"],
         };
