@@ -185,7 +185,7 @@ fn cells_are_measured_once() {
     tawpipe::results::write(&lab.results(), &wrong).unwrap();
     fs::write(lab.folder.path().join("small.toml"), SMALL).unwrap();
     let said = text(&lab.run(&[]).stderr);
-    assert!(said.contains("losses differ: step 2"), "{said}");
+    assert!(said.contains("losses differ: in step 2"), "{said}");
     assert!(lab.record("ddp").remarks[0].contains("losses differ"));
 }
 

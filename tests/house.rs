@@ -1,10 +1,10 @@
-//! The house stays in order: a room of src/ imports only rooms below it, and no file outgrows a sitting.
+//! The project's rules of style: a module of src/ imports only modules below it, and no file is too long.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rooms from the ground up; a room may import those before it.
-const ROOMS: &[&str] = &[
+/// The modules from the ground up; a module may import those before it.
+const MODULES: &[&str] = &[
     "exit",
     "output",
     "paths",
@@ -54,7 +54,7 @@ fn all(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Rooms named by `crate::room` in a line of code; several behind `crate::{a, b::c}`.
+/// Modules named by `crate::module` in a line of code; several behind `crate::{a, b::c}`.
 fn imports(line: &str) -> Vec<String> {
     let code = line.split("//").next().unwrap();
     code.match_indices("crate::")
@@ -66,7 +66,7 @@ fn imports(line: &str) -> Vec<String> {
             };
             let name = |s: &str| s.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
             if many {
-                // Only the first names of a flat list matter; nested braces repeat their room's name before them.
+                // Only the first names of a flat list matter; nested braces repeat their module's name before them.
                 body.split(',').map(name).collect::<Vec<_>>()
             } else {
                 vec![name(rest)]
@@ -76,25 +76,25 @@ fn imports(line: &str) -> Vec<String> {
         .collect()
 }
 
-/// A room that imported a higher one would close a circle of knowledge.
+/// A module that imported a higher one could make a cycle of modules that depend on each other.
 #[test]
-fn rooms_import_only_rooms_below() {
+fn modules_import_only_modules_below() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let level = |room: &str| ROOMS.iter().position(|r| *r == room);
+    let level = |module: &str| MODULES.iter().position(|m| *m == module);
     let mut wrong = Vec::new();
     let mut seen = 0;
     for path in all("src") {
         let inside = path.strip_prefix(&root).unwrap();
-        let room = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
-        if room == "lib" || room == "main" {
+        let module = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        if module == "lib" || module == "main" {
             continue;
         }
-        let here = level(&room).unwrap_or_else(|| panic!("{room} is no room of the house: add it to ROOMS"));
+        let here = level(&module).unwrap_or_else(|| panic!("module {module} is not in the list: add it to MODULES"));
         for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
             for name in imports(line) {
                 seen += 1;
                 if level(&name).is_some_and(|there| there > here) {
-                    wrong.push(format!("{}:{}: {room} imports {name}", inside.display(), number + 1));
+                    wrong.push(format!("{}:{}: {module} imports {name}", inside.display(), number + 1));
                 }
             }
         }

@@ -15,7 +15,7 @@ use super::{CheckpointError, Result};
 /// First bytes of every HDF5 file.
 const SIGNATURE: &[u8; 8] = b"\x89HDF\r\n\x1a\n";
 
-/// Room for the structure of a file: headers of groups and datasets with their attributes. Measured: some 260 bytes a
+/// Bytes for the structure of a file: headers of groups and datasets with their attributes. Measured: some 260 bytes a
 /// dataset.
 fn structure(header: &Header, datasets: usize) -> usize {
     let norms = header.position.as_ref().map_or(0, |position| position.norms.len());
@@ -26,7 +26,7 @@ fn structure(header: &Header, datasets: usize) -> usize {
 /// will be written, for every tensor in the order of [`super::State::ALL`].
 pub(super) fn create(path: &Path, header: &Header, sums: &[[u64; 3]]) -> Result<Table> {
     // On a full disk HDF5 fails to close a file and then keeps it open, with the space it takes, for good. So it is not
-    // asked to until there is room for what it writes itself.
+    // asked to until the disk has space for what it writes itself.
     fs::File::create(path)
         .and_then(|mut file| file.write_all(&vec![0; structure(header, 3 * sums.len())]).and_then(|()| file.sync_all()))
         .map_err(CheckpointError::write(path))?;

@@ -33,5 +33,5 @@ pub use piece::{Piece, PieceMut, pieces, pieces_mut, tensors};
 pub use save::save;
 pub use source::{Source, open};
 
-/// What most of this room's functions return.
+/// What most functions of this module return.
 pub type Result<T> = std::result::Result<T, CheckpointError>;

@@ -97,7 +97,7 @@ fn line(error: &anyhow::Error) -> String {
     format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// An argument that cannot be used, where no room has an error of its own for it.
+/// An argument that cannot be used, where no module has an error of its own for it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unusable(pub String);

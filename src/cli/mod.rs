@@ -1,4 +1,4 @@
-//! The command line: what was typed, and which room does it.
+//! The command line: what was typed, and which module does it.
 //!
 //! Only `train`, `calibrate` (or `bench`) and `doctor` ever start MPI.
 

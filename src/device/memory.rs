@@ -169,7 +169,7 @@ impl Memory {
         }
     }
 
-    /// Room for [`Memory::feed`] while a list of `count` loads of up to `elems` elements runs.
+    /// Buffers for [`Memory::feed`] while a list of `count` loads of up to `elems` elements runs.
     ///
     /// # Errors
     /// If the host has not that much memory to pin.

@@ -14,8 +14,8 @@ fn tolerance(cell: &Cell) -> f64 {
     if (cell.dtype, cell.grad_dtype) == (Dtype::F32, Dtype::F32) { 1e-5 } else { 2e-2 }
 }
 
-/// Compares all records that ought to agree, and notes in each whether it is apart. Returns the indices of records
-/// whose remarks have changed.
+/// Compares all records that ought to agree, and notes in each whether its losses differ from the others'. Returns the
+/// indices of records whose remarks have changed.
 pub fn compare(records: &mut [Record]) -> Vec<usize> {
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (at, record) in records.iter().enumerate() {
@@ -34,7 +34,8 @@ pub fn compare(records: &mut [Record]) -> Vec<usize> {
                 if apart > tolerance(&records[at].cell) {
                     verdicts.entry(at).or_insert_with(|| {
                         format!(
-                            "{REMARK}: step {} is {loss}, in the middle of {} systems {middle}",
+                            "{REMARK}: in step {} the loss is {loss}, but the median of the {} systems that train \
+                             the same model on the same data is {middle}",
                             step + 1,
                             members.len()
                         )
@@ -60,7 +61,7 @@ fn losses(record: &Record) -> Vec<f64> {
     record.rounds().first().map_or_else(Vec::new, |round| round.steps.iter().map(|step| step.loss).collect())
 }
 
-/// What decides losses: all of the cell but who computes what where.
+/// What decides losses: everything in the cell except which rank computes what.
 fn key(record: &Record) -> String {
     let cell = &record.cell;
     let indifferent = ["system.", "cluster.", "batch.micro", "run.threads", "run.recompute", "run.poll", "run.timeout"];

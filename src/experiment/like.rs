@@ -14,7 +14,7 @@ use super::{Experiment, ExperimentError};
 pub struct Ratio {
     /// Transfer time over compute time.
     pub value: f64,
-    /// The arithmetic.
+    /// The arithmetic, in sentences without the last full stop.
     pub words: String,
 }
 
@@ -42,11 +42,12 @@ pub fn ratio(experiment: &Experiment, like: &Like) -> Result<Ratio, ExperimentEr
     let busy = forecast.prediction.busy_s;
     let value = bytes / rate / busy;
     if !(value.is_finite() && value > 0.0) {
-        return Err(wrong("sends nothing between nodes: there is no ratio to keep".into()));
+        return Err(wrong("sends nothing between nodes, so no rate of a link follows from it".into()));
     }
     let words = format!(
-        "on \"{}\" {} with {} ({}) sends {:.2} GB out of a node in a step, {:.2} s at {:.2} GB/s, beside {busy:.2} s of \
-         computing (simulated): ratio {value:.3}",
+        "In a simulated step on the cluster \"{}\", {} with the deck {} ({}) sends {:.2} GB out of the busiest node, \
+         which takes {:.2} s at {:.2} GB/s, and a rank computes for {busy:.2} s: the ratio of transfer to \
+         computation is {value:.3}",
         machine.name,
         job.system.name(),
         deck.file_name().unwrap_or_default().to_string_lossy(),
@@ -68,8 +69,9 @@ pub fn link(cell: &Cell, ratio: &Ratio, probe: &Record, counted: &Counted) -> Op
     let digit = 10f64.powf(exact.log10().floor() - 2.0);
     let rate = (exact / digit).round() * digit;
     let derivation = format!(
-        "{}. Here {} sends {:.2} MB out of a node in a step, and a step without limits on the links takes {step:.3} s, in \
-         which this machine's cores compute for all ranks: 8 x {:.2} MB / ({:.3} x {step:.3} s) = {:.2} Mbit/s",
+        "{}. Here {} sends {:.2} MB out of the busiest node in a step. Over links without a limit a step takes \
+         {step:.3} s, all of which counts as computation, because the ranks share the cores of this machine. The \
+         rate with the same ratio is 8 bits x {:.2} MB / ({:.3} x {step:.3} s) = {:.2} Mbit/s",
         ratio.words,
         probe.cell.series,
         bytes / 1e6,

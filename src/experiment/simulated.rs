@@ -86,12 +86,12 @@ fn record(planned: &Planned, provenance: &Provenance) -> Record {
     };
     let failed = |reason: String| Outcome::Failed { reason, log: Vec::new() };
     let Some(machine) = &planned.machine else {
-        record.outcome = failed("the experiment names no cluster to simulate: where.cluster".into());
+        record.outcome = failed("the experiment names no cluster to simulate (key where.cluster)".into());
         return record;
     };
     loop {
         let Some(job) = record.cell.job(Costs::default()) else {
-            record.outcome = failed("only this program's plans can be simulated".into());
+            record.outcome = failed("only systems of this program can be simulated, not PyTorch's".into());
             return record;
         };
         match predict(&job, machine) {

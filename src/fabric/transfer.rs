@@ -123,15 +123,15 @@ impl<'a> Transfers<'a> {
     fn collective(&mut self, memory: &Memory, call: &Call) -> Transfer {
         let Call { comm, what, algorithm, region, scratch, .. } = *call;
         let control = call.payload == Payload::Scalars;
-        let room = scratch.map(|scratch| scratch.len);
-        let key = (what, algorithm, comm, region.len, room, control);
+        let capacity = scratch.map(|scratch| scratch.len);
+        let key = (what, algorithm, comm, region.len, capacity, control);
         let (rank, splits) = (self.rank, self.splits);
         let moves = self.known.entry(key).or_insert_with(|| {
             let members = splits[comm].set_of(rank).expect("a member of the communicator");
             let steps = steps(what, algorithm, members, rank, region.len)
                 .unwrap_or_else(|| panic!("{what:?} has no algorithm {algorithm:?}"));
-            // Without scratch in the plan (the flat all-reduce of a few scalars) there is room for one message.
-            flatten(&steps, room.unwrap_or(region.len), control)
+            // Without scratch in the plan (the flat all-reduce of a few scalars) the buffer holds one message.
+            flatten(&steps, capacity.unwrap_or(region.len), control)
         });
         let mut views = vec![memory.view(region)];
         let mut own = None;
@@ -140,19 +140,19 @@ impl<'a> Transfers<'a> {
         } else if moves.iter().any(|one| matches!(one, Move::Add { .. })) {
             let (name, elems, dtype) = ("partial sums".into(), region.len, views[0].dtype());
             let slot = Slot { name, elems, dtype, segment: Segment::Workspace, holds: None };
-            let room = own.insert(Arc::new(Memory::new(&[slot])));
-            views.push(room.slot(0));
+            let buffer = own.insert(Arc::new(Memory::new(&[slot])));
+            views.push(buffer.slot(0));
         }
         Transfer { comm, views, moves: moves.clone(), _scratch: own }
     }
 }
 
 /// A member's steps as moves: what is summed comes into the scratch first, whose pieces are used in turn.
-fn flatten(steps: &[Step], room: usize, control: bool) -> Arc<[Move]> {
+fn flatten(steps: &[Step], capacity: usize, control: bool) -> Arc<[Move]> {
     let summed = steps.iter().filter(|step| step.sum).filter_map(|step| step.recv.as_ref());
     let piece = summed.map(|part| part.range.len()).max().unwrap_or(0);
-    assert!(piece <= room, "a reduction needs {piece} elements of scratch and has {room}");
-    let pieces = room.checked_div(piece).unwrap_or(0);
+    assert!(piece <= capacity, "a reduction needs {piece} elements of scratch and has {capacity}");
+    let pieces = capacity.checked_div(piece).unwrap_or(0);
     let mut moves = Vec::new();
     let mut received = 0;
     for step in steps {

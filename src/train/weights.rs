@@ -94,11 +94,11 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Room for everything a rank keeps; `moments` where training continues.
+    /// Buffers for everything a rank keeps; `moments` where training continues.
     pub fn new(plan: &RankPlan, moments: bool) -> Self {
-        let room = |slot: SlotId, wanted: bool| if wanted { vec![0.0; plan.slots[slot].elems] } else { Vec::new() };
+        let zeros = |slot: SlotId, wanted: bool| if wanted { vec![0.0; plan.slots[slot].elems] } else { Vec::new() };
         let buffers =
-            owned(plan).map(|o| [room(o.slots[0], true), room(o.slots[1], moments), room(o.slots[2], moments)]);
+            owned(plan).map(|o| [zeros(o.slots[0], true), zeros(o.slots[1], moments), zeros(o.slots[2], moments)]);
         Incoming { buffers: buffers.collect() }
     }
 

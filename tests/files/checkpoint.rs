@@ -406,7 +406,7 @@ fn positions_are_kept() {
 }
 
 /// On a full disk all ranks get the same error, nobody hangs, the previous checkpoint stays, no half file remains and
-/// the next save succeeds once there is room. The disk fills at every possible place: in the HDF5 structure (rank 0),
+/// the next save succeeds once space is free. The disk fills at every possible place: in the HDF5 structure (rank 0),
 /// and in the data of the first, second and third rank.
 #[test]
 fn a_full_disk_is_an_error_on_all_ranks() {

@@ -104,10 +104,10 @@ pub fn compute(
     };
     let foot =
         |unit| tawpipe::model::footprint(&job.shape, unit, job.dtype, job.recompute, job.batch.micro, job.batch.seq);
-    let room = |unit: Unit, workspace: &Option<Region>| match workspace {
+    let workspace_fits = |unit: Unit, workspace: &Option<Region>| match workspace {
         Some(region) if region.len >= foot(unit).workspace => typed(region, &[Dtype::Byte]),
         None if foot(unit).workspace == 0 => Ok(()),
-        _ => Err("no room to work".into()),
+        _ => Err("the workspace is too small".into()),
     };
     let statistic = |region: &Region, element: usize| {
         let name = &machine.plans[rank].slots[region.slot].name;
@@ -119,7 +119,7 @@ pub fn compute(
         keep(region)?;
         let bytes = foot(unit).saved;
         if region.len < bytes {
-            return Err("too little room to save".into());
+            return Err("the region to save in is too small".into());
         }
         let mut words = spread(seed, purpose::SAVED, points(bytes, 0..bytes).len());
         words.resize(n(region)?, 0);
@@ -139,7 +139,7 @@ pub fn compute(
                 activation(input)?
             }
             activation(output)?;
-            room(*unit, workspace)?;
+            workspace_fits(*unit, workspace)?;
             let seed = forward_seed(*unit, &read[0], &read[1]);
             let mut out = vec![Some(spread(seed, purpose::OUTPUT, n(output)?))];
             if let Some(region) = saved {
@@ -151,7 +151,7 @@ pub fn compute(
         Action::Recompute { unit, weights, input, saved, workspace, .. } => {
             parameters(weights, *unit, job.dtype)?;
             activation(input)?;
-            room(*unit, workspace)?;
+            workspace_fits(*unit, workspace)?;
             vec![Some(saved_words(*unit, forward_seed(*unit, &read[0], &read[1]), saved)?), None]
         }
         Action::HeadLoss { weights, input, targets, gradient, loss, workspace, .. } => {
@@ -159,7 +159,7 @@ pub fn compute(
             activation(input)?;
             ids(targets)?;
             statistic(loss, 0)?;
-            room(Unit::Head, workspace)?;
+            workspace_fits(Unit::Head, workspace)?;
             let seed = head_seed(&read[0], &read[1], &read[2]);
             let loss = vec![read[3][0].wrapping_add(mix(seed, purpose::LOSS))];
             let mut out = vec![Some(loss)];
@@ -180,7 +180,7 @@ pub fn compute(
         Action::Backward { unit, weights, input, saved, dx, gradient, accumulate, workspace, .. } => {
             parameters(gradient, *unit, Dtype::F32)?;
             activation(dx)?;
-            room(*unit, workspace)?;
+            workspace_fits(*unit, workspace)?;
             let terms = |seed| terms(&machine.truth.shards, *unit, seed);
             let sum = |terms: Vec<u64>| if *accumulate { added(&read[read.len() - 1], &terms) } else { terms };
             if *unit == Unit::Embed {
@@ -211,11 +211,11 @@ pub fn compute(
             parameters(weights, *unit, job.dtype)?;
             activation(input)?;
             activation(dx)?;
-            room(*unit, workspace)?;
+            workspace_fits(*unit, workspace)?;
             keep(saved)?;
             keep(pending)?;
-            let (need, room) = (foot(*unit).saved, foot(*unit).pending);
-            if saved.len < need || pending.len < room {
+            let (need, pending_need) = (foot(*unit).saved, foot(*unit).pending);
+            if saved.len < need || pending.len < pending_need {
                 return Err("less kept than needed".into());
             }
             let kept = &read[2][..points(need, 0..need).len()];

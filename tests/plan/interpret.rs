@@ -424,11 +424,11 @@ impl Pass<'_, '_> {
             let call = self.collective((rank, id));
             let Call { what: kind, region, payload, algorithm, scratch, .. } = call;
             let (len, dtype) = (region.len, self.machine.dtype(rank, *region));
-            let room = need(call, members.len());
+            let needed = need(call, members.len());
             if let Some(scratch) = scratch
-                && (scratch.len < room || self.machine.dtype(rank, *scratch) != dtype)
+                && (scratch.len < needed || self.machine.dtype(rank, *scratch) != dtype)
             {
-                return Err(format!("rank {rank} op {id}: no room for partial sums"));
+                return Err(format!("rank {rank} op {id}: the scratch is too small for partial sums"));
             }
             if let Collective::Broadcast(root) | Collective::Reduce(root) = kind
                 && !members.contains(root)

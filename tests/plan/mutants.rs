@@ -150,7 +150,7 @@ fn mutate(plans: &mut [RankPlan], dice: &mut Dice) -> Option<Mutant> {
             let mut all = regions(&mut list[id].action);
             let n = all.len();
             let region = &mut all[dice.below(n)];
-            let room = slots[region.slot].elems - region.range().end;
+            let space = slots[region.slot].elems - region.range().end;
             let step = match slots[region.slot].elems {
                 0..GRID => 1,
                 GRID..128 => GRID,
@@ -158,7 +158,7 @@ fn mutate(plans: &mut [RankPlan], dice: &mut Dice) -> Option<Mutant> {
             };
             match dice.below(3) {
                 0 if region.start >= step => region.start -= step,
-                1 if room >= step => region.start += step,
+                1 if space >= step => region.start += step,
                 2 if region.len > step => region.len -= step,
                 _ => return None,
             }

@@ -167,9 +167,9 @@ fn figures_of_a_small_experiment() {
         assert!(picture.len() > 8000, "{name} has {} bytes", picture.len());
         let words: &[&str] = match name.as_str() {
             "throughput" => &["tokens/s, all ranks", "200 Mbit/s", "PyTorch FSDP", "does not run", "predicted"],
-            "time" => &["seconds a step", "exposed communication", "not known"],
-            "bytes" => &["MB a step and node", "(wire +2.0 %)", "118"],
-            "memory" => &["MB a rank", "master weights", "activations"],
+            "time" => &["seconds per step", "exposed communication", "not known"],
+            "bytes" => &["MB per step and node", "(wire +2.0 %)", "118"],
+            "memory" => &["MB per rank", "master weights", "activations"],
             "ablation" => &["TawPipe no overlap", "75 %", "150 %"],
             _ => &["measured, tokens/s", "predicted, tokens/s", "equal"],
         };
@@ -208,9 +208,9 @@ fn a_map_says_who_wins() {
     let found = report(&records);
     assert!(names(&found).contains(&"map"), "{:?}", names(&found));
     for line in [
-        "Of 9 points of sequence length and link speed:",
-        "- `1f1b` is fastest at 6 (between 10 and 100 Gbit/s); lead over the fastest of any other kind: 2.5 x.",
-        "- `tawpipe` is fastest at 3 (at 1 Gbit/s); lead over the fastest of any other kind: 2.5 x.",
+        "The map has 9 settings: sequence lengths combined with rates of a node's link.",
+        "- `1f1b` is fastest in 6 of them (links of 10 to 100 Gbit/s); its lead: 2.5 x.",
+        "- `tawpipe` is fastest in 3 of them (links of 1 Gbit/s); its lead: 2.5 x.",
     ] {
         assert!(found.markdown.contains(line), "{}", found.markdown);
     }

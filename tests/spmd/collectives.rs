@@ -6,7 +6,7 @@ use half::bf16;
 use tawpipe::device::Memory;
 use tawpipe::fabric::{Advance, Progress, Sent, Transfers};
 use tawpipe::model::Dtype;
-use tawpipe::plan::collective::{Collective, piece, scratch as room};
+use tawpipe::plan::collective::{Collective, piece, scratch as scratch_len};
 use tawpipe::plan::{Action, Algorithm, Call, Payload, REDUCE_CHUNK, REDUCE_CHUNKS, Region, Segment, Slot, Split};
 
 use super::Context;
@@ -83,11 +83,11 @@ pub fn exact(context: &Context) {
         for len in lengths {
             for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F64] {
                 // The scratch starts in the middle of a slot.
-                let ring = room(Collective::AllReduce, Algorithm::Ring, len, m).unwrap_or(0);
-                let room = (REDUCE_CHUNKS * REDUCE_CHUNK).max(ring);
-                let memory = Memory::new(&[slot("data", len, dtype), slot("scratch", room + 3, dtype)]);
+                let ring = scratch_len(Collective::AllReduce, Algorithm::Ring, len, m).unwrap_or(0);
+                let len_of_scratch = (REDUCE_CHUNKS * REDUCE_CHUNK).max(ring);
+                let memory = Memory::new(&[slot("data", len, dtype), slot("scratch", len_of_scratch + 3, dtype)]);
                 let region = Region::new(0, 0..len);
-                let scratch = Region::new(1, 3..3 + room);
+                let scratch = Region::new(1, 3..3 + len_of_scratch);
                 let mut transfers = Transfers::new(context.rank, &splits);
                 let mut call = |what, algorithm, scratch, payload| {
                     let action = Action::Collective(Call { comm, what, algorithm, region, scratch, payload });

@@ -53,7 +53,7 @@ pub struct Streams {
 
 impl Streams {
     /// Makes a plan ready to run. `ranks` is the size of the world, `splits` are the schedule's and those that `nccl` was
-    /// made of; a plan in which nobody talks to another rank needs none. `queues` have room for the plan's longest list.
+    /// made of; a plan in which nobody talks to another rank needs none. `queues` can hold the plan's longest list.
     ///
     /// # Panics
     /// If the plan has an op on a lane that cannot run it.

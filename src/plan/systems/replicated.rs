@@ -47,13 +47,13 @@ impl Replicated {
             list.push(self.lane, Action::Cast { src: accumulator, dst: region });
         }
         let (what, algorithm) = (Collective::AllReduce, Algorithm::Ring);
-        let room = scratch(what, algorithm, region.len, self.ranks);
+        let partial = scratch(what, algorithm, region.len, self.ranks);
         let call = Call {
             comm: self.comm,
             what,
             algorithm,
             region,
-            scratch: room.map(|len| self.scratch.take(slots, len)),
+            scratch: partial.map(|len| self.scratch.take(slots, len)),
             payload: Payload::Gradient(shard, 0..region.len),
         };
         list.push(self.lane, Action::Collective(call));

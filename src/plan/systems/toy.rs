@@ -40,7 +40,7 @@ impl System for Toy {
         let mut slots = Slots::default();
         // Master, moments and accumulator of every shard; of all the copies, rank 0's counts in the norm and is saved.
         let local = Local::new(&mut slots, job, shards, (0..shards.shards.len()).map(|shard| (shard, rank == 0)));
-        let mut room = Elastic::new("sum scratch".into(), Dtype::F32, Segment::Gradient);
+        let mut sum_scratch = Elastic::new("sum scratch".into(), Dtype::F32, Segment::Gradient);
         let works = || (rank..job.batch.micros).step_by(ranks).map(|micro| Work { micro, chunk: 0 });
         let owned = |unit| {
             let place = shards.place(unit);
@@ -79,7 +79,7 @@ impl System for Toy {
                     what,
                     algorithm,
                     region: owned.accumulator,
-                    scratch: scratch(what, algorithm, len, ranks).map(|len| room.take(&mut slots, len)),
+                    scratch: scratch(what, algorithm, len, ranks).map(|len| sum_scratch.take(&mut slots, len)),
                     payload: Payload::Gradient(owned.shard, 0..len),
                 };
                 if ranks > 1 {

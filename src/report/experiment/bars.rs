@@ -19,7 +19,7 @@ const TIMES: [(&str, &str); 3] =
 fn facets(view: &View, settings: &[usize], bar: &dyn Fn(&Entry) -> Bar) -> Vec<Facet> {
     let facet = |&setting: &usize| {
         let bar = |name: &&str| match view.find(setting, name) {
-            None => Bar { note: "not asked for".into(), ..Bar::default() },
+            None => Bar { note: "not included".into(), ..Bar::default() },
             Some(entry) if entry.failure().is_some() => Bar { note: entry.verdict().into(), ..Bar::default() },
             Some(entry) => bar(entry),
         };
@@ -56,7 +56,7 @@ pub fn throughput(view: &View) -> Option<String> {
     let mut legend = systems(view);
     let both = view.entries.iter().any(|entry| entry.spread().is_some() && entry.predicted().is_some());
     if view.measured() {
-        legend.push(Item::Spread("least and most of all measured steps, bar: median".into()));
+        legend.push(Item::Spread("slowest and fastest measured step; bar: median".into()));
     }
     if both {
         legend.push(Item::Mark(Mark::DIAMOND, "#1a1a1a", "predicted by the simulator".into()));
@@ -78,8 +78,9 @@ pub fn throughput(view: &View) -> Option<String> {
     Some(figure.svg())
 }
 
-fn under(view: &View) -> String {
-    if view.measured() { String::new() } else { "predicted by the simulator; nothing here was measured".into() }
+/// The line under the title of a figure whose speeds or times may be predictions.
+pub(super) fn under(view: &View) -> String {
+    if view.measured() { String::new() } else { "predicted by the simulator, not measured".into() }
 }
 
 /// What the time of a step goes to.
@@ -112,8 +113,8 @@ pub fn time(view: &View) -> Option<String> {
     let shown = TIMES.iter().take(if idle { 3 } else { 2 });
     let figure = Bars {
         title: "Where the time of a step goes".into(),
-        under: if idle { under(view) } else { "seen by rank 0; exposed: it computes nothing and waits".into() },
-        axis: "seconds a step".into(),
+        under: if idle { under(view) } else { "of rank 0; exposed: it waits for communication".into() },
+        axis: "seconds per step".into(),
         legend: shown.map(|(name, colour)| Item::Fill(Fill::Solid(colour), name.to_string())).collect(),
         facets: facets(view, &settings, &bar),
         ..Bars::default()
@@ -147,12 +148,12 @@ pub fn bytes(view: &View) -> Option<String> {
     };
     let mut legend = systems(view);
     if view.entries.iter().any(|entry| wire(entry).is_some()) {
-        legend.push(Item::Mark(Mark::DIAMOND, "#1a1a1a", "on the wire, by the counters of the interfaces".into()));
+        legend.push(Item::Mark(Mark::DIAMOND, "#1a1a1a", "counted by the network interfaces".into()));
     }
     let figure = Bars {
         title: "Bytes that leave a node in a step".into(),
-        under: "mean over nodes; bars: counted in the plan".into(),
-        axis: "MB a step and node".into(),
+        under: "mean over nodes; bars and numbers: counted in the plan".into(),
+        axis: "MB per step and node".into(),
         legend,
         facets: facets(view, &settings, &bar),
         ..Bars::default()
@@ -200,9 +201,9 @@ pub fn memory(view: &View) -> Option<String> {
         }
     };
     let figure = Bars {
-        title: "Memory of a rank, by what it is for".into(),
-        under: "the rank that needs most; all buffers of the plan".into(),
-        axis: format!("{unit} a rank"),
+        title: "Memory of a rank, by purpose".into(),
+        under: "all buffers in the plan of the rank that needs most".into(),
+        axis: format!("{unit} per rank"),
         legend: segments.iter().map(|&kind| Item::Fill(colour(kind), kind.words().into())).collect(),
         facets: facets(view, &settings, &bar),
         ..Bars::default()
@@ -240,13 +241,13 @@ impl Kind {
     fn words(self) -> &'static str {
         match self {
             Kind::Master => "master weights",
-            Kind::Moments => "optimizer",
-            Kind::Weights => "weights at home and passing through",
+            Kind::Moments => "optimizer moments",
+            Kind::Weights => "weight shards, own and received",
             Kind::Cache => "weight cache",
             Kind::Gradients => "gradients",
             Kind::Activations => "activations",
-            Kind::Saved => "saved inside a block",
-            Kind::Scratch => "scratch",
+            Kind::Saved => "saved for the backward pass",
+            Kind::Scratch => "workspace",
         }
     }
 }
@@ -270,7 +271,7 @@ pub fn ablation(view: &View) -> Option<String> {
         let bar = |name: &&str| {
             let entry = view.find(setting, name);
             let part_of = entry.and_then(Entry::speed).zip(whole).map(|(speed, whole)| 100.0 * speed / whole);
-            let words = entry.map_or("not asked for", Entry::verdict).to_string();
+            let words = entry.map_or("not included", Entry::verdict).to_string();
             match entry.zip(part_of) {
                 None => Bar { label: name.to_string(), note: words, ..Bar::default() },
                 Some((entry, value)) => Bar {
@@ -284,9 +285,9 @@ pub fn ablation(view: &View) -> Option<String> {
         Facet { title: view.words(setting), bars: series.iter().map(bar).collect() }
     };
     let figure = Bars {
-        title: format!("What each part of TawPipe is worth: speed against \"{plain}\""),
+        title: format!("What each part contributes: speed relative to \"{plain}\""),
         under: under(view),
-        axis: "% of its tokens/s".into(),
+        axis: format!("tokens/s, % of \"{plain}\""),
         facets: settings.iter().map(facet).collect(),
         same: true,
         rule: Some(100.0),

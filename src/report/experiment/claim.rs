@@ -21,19 +21,26 @@ pub fn claim(view: &View) -> Option<String> {
         }
     }
     kinds.sort_by(|a, b| b.2.cmp(&a.2).then(a.1.cmp(b.1)));
-    let mut text = format!("Of {} points of sequence length and link speed:\n\n", points.len());
+    let mut text = format!(
+        "The map has {} settings: sequence lengths combined with rates of a node's link. Systems of one colour count \
+         as one kind. The lead of a system is the ratio of its tokens/s to those of the fastest system of any other \
+         kind: +12 % means 12 % more tokens/s, 2.3 x means 2.3 times as many, and *level* means a lead of less than \
+         1 %.\n\n",
+        points.len(),
+    );
     for (kind, system, count, least, most) in &kinds {
-        let lead = if least == most { by(*least) } else { format!("{} to {}", by(*least), by(*most)) };
+        let (least, most) = (by(*least), by(*most));
+        let lead = if least == most { least } else { format!("{least} to {most}") };
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "- `{system}` is fastest at {count}{}; lead over the fastest of any other kind: {lead}.",
+            "- `{system}` is fastest in {count} of them{}; its lead: {lead}.",
             rates_of(&grid, |setting| winner(view, setting).is_some_and(|w| family(w.entry) == *kind)),
         );
     }
     let none = points.len() - winners.len();
     if none > 0 {
-        let _ = writeln!(text, "- At {none} nothing fits.");
+        let _ = writeln!(text, "- In {none} of them no system runs; the table \"What did not run\" has the reasons.");
     }
     Some(text)
 }
@@ -45,7 +52,7 @@ fn rates_of(grid: &Grid, holds: impl Fn(usize) -> bool) -> String {
         grid.rates.iter().zip(&grid.settings).filter(|(_, row)| some(row)).map(|(rate, _)| rate / 1e9).collect();
     match rates[..] {
         [] => String::new(),
-        [one] => format!(" (at {one} Gbit/s)"),
-        [first, .., last] => format!(" (between {first} and {last} Gbit/s)"),
+        [one] => format!(" (links of {one} Gbit/s)"),
+        [first, .., last] => format!(" (links of {first} to {last} Gbit/s)"),
     }
 }

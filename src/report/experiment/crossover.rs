@@ -38,25 +38,35 @@ fn sentence(view: &View, family: &[usize]) -> Option<String> {
     let time_cross = crossing(&curve(&plain, &time), &curve(&pipeline, &time));
     let (dim, layers) = cells().next().map(|cell| (cell.shape.dim, cell.shape.layers))?;
     let share = layers as f64 / first.ranks() as f64;
-    let words = |cross: Option<f64>, least: usize| match cross {
-        Some(tokens) => format!("at {tokens:.0} tokens a micro-batch"),
-        None => format!("nowhere from {least} to {most} tokens a micro-batch"),
+    let words = |cross: Option<f64>| match cross {
+        Some(tokens) => format!("at {tokens:.0} tokens in a micro-batch"),
+        None => format!("at no length from {least} to {most} tokens in a micro-batch"),
     };
     let kept_curve = curve(&kept, &bytes);
     let ratio = kept_curve.iter().zip(curve(&pipeline, &bytes)).map(|(a, b)| b.1 / a.1).fold(f64::INFINITY, f64::min);
     let mut text = format!(
-        "- A round of TawPipe sends 6 (G - 1) · 12 L H² bytes between nodes, a weight twice and a gradient once in 16 bits; N \
-         micro-batches of a pipeline send 4 (G - 1) N · B S H, an activation and its gradient over each boundary. They are equal \
-         at B S = 18 (L/N) H = {:.0} tokens a micro-batch (H = {dim}, L/N = {share}).\n\
-         - The plans' bytes are equal {}; the predicted times {}.\n",
+        "From which length of its micro-batches on is it cheaper to send weights between nodes than activations? G \
+         is the number of nodes, N the number of ranks, L the number of blocks, H the width of the model (a block \
+         has about 12 H² weights), B the number of sequences in a micro-batch and S the number of tokens in a \
+         sequence. Every number is sent in 16 bits. A round is one micro-batch for each rank.\n\n\
+         - *Weights:* in each round TawPipe without a weight cache sends every weight twice between nodes and every \
+         gradient once: 6 (G - 1) · 12 L H² bytes.\n\
+         - *Activations:* for the N micro-batches of a round 1F1B sends an activation and its gradient over each of \
+         the G - 1 boundaries between nodes: 4 (G - 1) N · B S H bytes.\n\
+         - *By this arithmetic* both are equal at B S = 18 (L/N) H = {:.0} tokens in a micro-batch (H = {dim}, L/N = \
+         {share}). With more tokens TawPipe sends less.\n\
+         - *By the plans*, whose bytes are counted, both are equal {}.\n\
+         - *By the time of a step*, {}, both are equal {}.\n",
         18.0 * share * dim as f64,
-        words(bytes_cross, least),
-        words(time_cross, least),
+        words(bytes_cross),
+        if view.measured() { "which was measured" } else { "which the simulator predicts" },
+        words(time_cross),
     );
     if ratio.is_finite() {
         text += &format!(
-            "- With weights kept in the group and gradients sent once a step, equality is at 12 (L/N) H = {:.0} tokens a rank and \
-             *step*: TawPipe then sends at least {ratio:.1} times fewer bytes than 1F1B at every length here.\n",
+            "- *With a weight cache*, and gradients that are sent once a step, TawPipe sends 4 (G - 1) · 12 L H² \
+             bytes in a whole step. A pipeline sends as much at 12 (L/N) H = {:.0} tokens per rank and *step*. At \
+             every length here 1F1B sends at least {ratio:.1} times as many bytes.\n",
             12.0 * share * dim as f64,
         );
     }

@@ -73,18 +73,19 @@ pub fn map(view: &View) -> Option<String> {
     let rate = |rate: f64| format!("{} Gbit/s", crate::report::figure::tick(rate / 1e9));
     let length = |seq: usize| if seq >= 1024 { format!("{}k", seq / 1024) } else { seq.to_string() };
     let cell = &view.entries.first()?.record.cell;
+    let cluster = cell.cluster.as_ref().map_or_else(String::new, |name| format!(" of \"{name}\""));
     let figure = Map {
-        title: "The fastest system, and its lead over the fastest of any other kind".into(),
+        title: "The fastest system, and its lead in tokens/s over the fastest of any other kind".into(),
         under: format!(
-            "{}, {} blocks of width {}, {} ranks ({}), {}; = X: level with X, then the lead over the next",
+            "{}: {} blocks of width {} on {} ranks ({}){cluster}; \"= X; lead\": X is level (less than 1 % slower), lead \
+             over the next",
             if view.measured() { "measured" } else { "predicted" },
             cell.shape.layers,
             cell.shape.dim,
             cell.ranks(),
             super::view::nodes(&cell.ranks_per_node),
-            cell.cluster.as_deref().unwrap_or("measured")
         ),
-        x: "tokens of a sequence".into(),
+        x: "tokens in a sequence".into(),
         y: "link of a node".into(),
         columns: grid.seqs.iter().map(|&seq| (seq as f64, length(seq))).collect(),
         rows: grid.rates.iter().map(|&bits| (bits, rate(bits))).collect(),
@@ -97,7 +98,7 @@ pub fn map(view: &View) -> Option<String> {
 
 /// How far the winner of a setting leads. Of a kind that is level with it the name, and the lead over the fastest that is not.
 fn lead(view: &View, setting: usize, winner: &Winner) -> String {
-    let Some((ratio, next)) = winner.over else { return "alone".into() };
+    let Some((ratio, next)) = winner.over else { return by(f64::INFINITY) };
     if by(ratio) != "level" {
         return by(ratio);
     }
@@ -110,9 +111,10 @@ fn lead(view: &View, setting: usize, winner: &Winner) -> String {
     format!("= {}{rest}", system_words(&next.record.cell.system))
 }
 
-/// `+12 %`, `2.3 x`, or that nobody leads.
+/// A lead: `+12 %`, `2.3 x`, that it is too small to count, or that there is nothing to lead over.
 pub fn by(ratio: f64) -> String {
     match 100.0 * (ratio - 1.0) {
+        f64::INFINITY => "no other runs".into(),
         lead if lead < 1.0 => "level".into(),
         lead if lead < 100.0 => format!("+{lead:.0} %"),
         _ => format!("{ratio:.1} x"),
@@ -132,15 +134,15 @@ fn system_words(system: &str) -> &str {
     }
 }
 
-/// The line above which computation hides what TawPipe moves, from arithmetic alone.
+/// The line above which computation can hide what TawPipe without a weight cache sends.
 fn curves(view: &View, grid: &Grid) -> Vec<Curve> {
-    let name = "above: computation hides TawPipe's hops (arithmetic)".to_string();
+    let name = "above: computing takes longer than the transfers of TawPipe without a cache".to_string();
     hidden(view, grid).map(|points| Curve { name, dash: "9 4", points }).into_iter().collect()
 }
 
-/// The slowest link under which a hop of weights takes no longer than the forward of the blocks that it brings. A round of
-/// TawPipe sends 6 (1 - 1/G) W bytes out of every node (a weight twice, a gradient once, in 16 bits); computing a round
-/// takes what the simulator counts as busy.
+/// For each sequence length the slowest link over which sending takes no longer than computing. What is sent are the
+/// bytes that leave a node in a step of TawPipe without a weight cache: every weight twice and every gradient once a
+/// round. What is computed takes as long as the simulator says that a rank is busy.
 fn hidden(view: &View, grid: &Grid) -> Option<Vec<(f64, f64)>> {
     let mut points = Vec::new();
     for (column, &seq) in grid.seqs.iter().enumerate() {

@@ -4,9 +4,12 @@
 //! out where its numbers are: no map without a grid, no scaling without several numbers of ranks.
 
 mod bars;
+mod captions;
 mod claim;
+mod columns;
 mod crossover;
 mod map;
+mod numbers;
 mod paper;
 mod sweep;
 mod tables;
@@ -52,11 +55,12 @@ pub fn findings(name: &str, records: &[Record], references: &[String], beside: &
     let view = View::new(records, references);
     let mut markdown = format!("# {name}\n\n{}\n", tables::heading(&view, raw));
     let mut figures: Vec<(String, String)> = Vec::new();
-    let mut show = |markdown: &mut String, name: String, caption: &str, svg: Option<String>| {
+    let mut show = |markdown: &mut String, name: &str, svg: Option<String>| {
         if let Some(svg) = svg {
+            let (title, caption) = captions::caption(name, view.measured());
             // Writing to a string cannot fail.
-            let _ = write!(markdown, "![{caption}]({name}.svg)\n\n");
-            figures.push((name, svg));
+            let _ = write!(markdown, "![{title}]({name}.svg)\n\n{caption}\n\n");
+            figures.push((name.into(), svg));
         }
     };
     if let Some(text) = claim::claim(&view) {
@@ -65,19 +69,19 @@ pub fn findings(name: &str, records: &[Record], references: &[String], beside: &
     if let Some(text) = crossover::crossover(&view) {
         let _ = writeln!(markdown, "{text}");
     }
-    show(&mut markdown, "map".into(), "Which system is fastest where", map::map(&view));
-    show(&mut markdown, "throughput".into(), "Tokens a second", bars::throughput(&view));
+    show(&mut markdown, "map", map::map(&view));
+    show(&mut markdown, "throughput", bars::throughput(&view));
     for (name, svg) in sweep::sweeps(&view) {
-        show(&mut markdown, name.clone(), &format!("What grows: {name}"), Some(svg));
+        show(&mut markdown, &name, Some(svg));
     }
-    show(&mut markdown, "time".into(), "Where the time of a step goes", bars::time(&view));
-    show(&mut markdown, "bytes".into(), "Bytes a step", bars::bytes(&view));
-    show(&mut markdown, "memory".into(), "Memory by segment", bars::memory(&view));
-    show(&mut markdown, "ablation".into(), "What each part is worth", bars::ablation(&view));
-    show(&mut markdown, "prediction".into(), "Measured and predicted", sweep::prediction(&view));
+    show(&mut markdown, "time", bars::time(&view));
+    show(&mut markdown, "bytes", bars::bytes(&view));
+    show(&mut markdown, "memory", bars::memory(&view));
+    show(&mut markdown, "ablation", bars::ablation(&view));
+    show(&mut markdown, "prediction", sweep::prediction(&view));
     let paper = Some(name).filter(|name| name.contains("paper"));
     let paper = paper.and_then(|_| paper::paper(&view, &View::new(beside, &[])));
-    let paper = paper.map(|table| ("The paper's ratios".to_string(), table));
+    let paper = paper.map(|table| ("TawPipe against other systems, published and here".to_string(), table));
     for (title, table) in paper.into_iter().chain(tables::all(&view)) {
         let _ = write!(markdown, "## {title}\n\n{table}\n");
     }

@@ -1,7 +1,6 @@
 //! The TawPipe paper's ratios (AAAI 2026, arXiv 2511.09741: main table, table of width 1024, ablation) beside ours.
 
-use crate::report::Table;
-
+use super::columns::{Column, Defined};
 use super::view::View;
 
 /// How often as fast TawPipe is as something else, at a width of the model, with sequences of 16,384 on 24 GPUs: the label
@@ -21,16 +20,32 @@ const PUBLISHED: [(&str, &str, usize, f64); 12] = [
     ("TawPipe no overlap", "w/o CCO", 1024, 8.91 / 8.22),
 ];
 
-/// Others that the paper leaves out.
-const MORE: [(&str, &str); 2] = [("1F1B", "1F1B that overlaps"), ("FSDP", "FSDP that gathers ahead")];
+/// Variants that are not in the paper.
+const MORE: [(&str, &str); 2] = [("1F1B", "1F1B with overlap"), ("FSDP", "FSDP with prefetch")];
 
 /// The table, for experiments that repeat the paper's cases: those whose models or links are named after its widths.
 /// `beside` are the same cases elsewhere.
-pub fn paper(view: &View, beside: &View) -> Option<Table> {
-    let here = if view.measured() { "here" } else { "simulated" };
-    let columns = ["TawPipe is faster than, times", "width", "paper", here, "simulated, paper's cluster"];
+pub fn paper(view: &View, beside: &View) -> Option<Defined> {
+    let (here, meaning) = match view.measured() {
+        true => ("speedup, measured", "the same ratio of our systems, measured here"),
+        false => ("speedup, simulated", "the same ratio of our systems, predicted by the simulator"),
+    };
     let with = !beside.entries.is_empty();
-    let mut table = Table::new(columns.iter().take(if with { 5 } else { 4 }).map(|name| name.to_string()).collect());
+    let mut columns = vec![
+        Column::new(
+            "system",
+            "what TawPipe as published (preset *paper*) is compared with, as the paper calls it (*w/o GWPS*: TawPipe \
+             without the group-based weight pipeline scheduler, *w/o CCO*: without communication-computation \
+             overlap, *with overlap*, *with prefetch*: variants that are not in the paper)",
+        ),
+        Column::new("width", "hidden size of the model"),
+        Column::new("speedup, published", "TawPipe's tokens/s divided by the system's, from the paper's tables"),
+        Column::new(here, meaning),
+    ];
+    columns.extend(with.then(|| {
+        Column::new("speedup, simulated for the paper's cluster", "the same ratio in the results named by --beside")
+    }));
+    let mut table = Defined::new(columns);
     let mut rows = 0;
     let number = |ratio: Option<f64>| ratio.map_or("-".into(), |ratio| format!("{ratio:.3}"));
     let more =

@@ -3,12 +3,15 @@
 use crate::report::figure::{Axis, Line, Lines, Mark, Panel, Scale};
 use crate::results::Program;
 
+use super::bars::under;
 use super::view::{Entry, Setting, View};
 
 /// What may grow while all else stays the same.
 struct Dimension {
-    /// For file names and titles.
+    /// For file names.
     name: &'static str,
+    /// Of the figure.
+    title: &'static str,
     axis: &'static str,
     value: fn(&Setting) -> f64,
     /// What must be equal within a family of settings.
@@ -24,6 +27,7 @@ fn place(s: &Setting) -> String {
 const DIMENSIONS: [Dimension; 5] = [
     Dimension {
         name: "weak-scaling",
+        title: "Weak scaling: the same work for each rank",
         axis: "ranks",
         value: |s| s.ranks() as f64,
         fixed: |s| format!("{} {} {} {} {}", place(s), s.model, s.seq, s.link, s.global as f64 / s.ranks() as f64),
@@ -31,6 +35,7 @@ const DIMENSIONS: [Dimension; 5] = [
     },
     Dimension {
         name: "strong-scaling",
+        title: "Strong scaling: the same work for all ranks together",
         axis: "ranks",
         value: |s| s.ranks() as f64,
         fixed: |s| format!("{} {} {} {} {}", place(s), s.model, s.seq, s.link, s.global),
@@ -38,20 +43,23 @@ const DIMENSIONS: [Dimension; 5] = [
     },
     Dimension {
         name: "sequence",
-        axis: "tokens of a sequence",
+        title: "Longer sequences: speed, traffic and memory",
+        axis: "tokens in a sequence",
         value: |s| s.seq as f64,
         fixed: |s| format!("{} {} {:?} {}", place(s), s.model, s.ranks_per_node, s.link),
         least: 3,
     },
     Dimension {
         name: "depth",
-        axis: "blocks",
+        title: "Deeper models: speed, traffic and memory",
+        axis: "blocks of the model",
         value: |s| s.layers as f64,
         fixed: |s| format!("{} {} {:?} {} {}", place(s), s.seq, s.ranks_per_node, s.link, s.global),
         least: 3,
     },
     Dimension {
         name: "link",
+        title: "Faster links: speed, traffic and memory",
         axis: "link of a node, Gbit/s",
         value: |s| s.rate.map_or(f64::NAN, |rate| rate / 1e9),
         fixed: |s| format!("{} {} {} {:?} {}", place(s), s.model, s.seq, s.ranks_per_node, s.global),
@@ -100,25 +108,17 @@ fn sweep(view: &View, dimension: &Dimension) -> Option<String> {
             panels.push(efficiency(view, dimension, family, &title));
         } else {
             let each = |entry: &Entry| Some(entry.speed()? / entry.ranks());
-            panels.push(panel("speed", "tokens/s a rank", Scale::Log, &each, false));
+            panels.push(panel("speed", "tokens/s per rank", Scale::Log, &each, false));
             let bytes = |entry: &Entry| {
                 let counted = entry.record.counted.as_ref()?;
                 Some(counted.bytes_inter as f64 / entry.record.cell.tokens() as f64 / 1e3)
             };
-            panels.push(panel("traffic", "kB between nodes a token", Scale::Log, &bytes, false));
+            panels.push(panel("traffic", "kB between nodes per token", Scale::Log, &bytes, false));
             let memory = |entry: &Entry| entry.peak().map(|bytes| bytes / 1e9);
-            panels.push(panel("memory", "GB a rank", Scale::Linear, &memory, false));
+            panels.push(panel("memory", "GB per rank", Scale::Linear, &memory, false));
         }
     }
-    let titles = ["Weak scaling: the same work for every rank", "Strong scaling: the same work for all ranks"];
-    let title = match dimension.name {
-        "weak-scaling" => titles[0].into(),
-        "strong-scaling" => titles[1].into(),
-        name => format!("What a growing {name} costs"),
-    };
-    let under =
-        if view.measured() { String::new() } else { "predicted by the simulator; nothing here was measured".into() };
-    Some(Lines { title, under, panels }.svg())
+    Some(Lines { title: dimension.title.into(), under: under(view), panels }.svg())
 }
 
 /// Settings that differ in one dimension alone, in its order; those of many sequences a step (`fixed` says which count as
@@ -223,7 +223,7 @@ fn ideal(lines: &[Line]) -> Line {
     Line { name: "ideal".into(), colour: "#808080", dash: "2 4", mark: None, points }
 }
 
-/// Tokens a second and rank, as a part of what the same series does on the fewest ranks.
+/// Tokens a second and rank, in percent of what the same series does on the fewest ranks.
 fn efficiency(view: &View, dimension: &Dimension, family: &[usize], title: &str) -> Panel {
     let each = |entry: &Entry| Some(entry.speed()? / entry.ranks());
     let mut lines = lines(view, dimension, family, &each);
@@ -242,7 +242,7 @@ fn efficiency(view: &View, dimension: &Dimension, family: &[usize], title: &str)
             ticks: spread_out(&ticks),
             binary: dimension.name == "sequence",
         },
-        y: Axis::new("% of the speed a rank on the fewest", Scale::Linear),
+        y: Axis::new("efficiency, %", Scale::Linear),
         lines,
     }
 }
@@ -281,8 +281,8 @@ pub fn prediction(view: &View) -> Option<String> {
         let points = vec![(least / 1.1, factor * least / 1.1), (most * 1.1, factor * most * 1.1)];
         Line { name: name.into(), colour: "#808080", dash, mark: None, points }
     };
-    let guides =
-        [guide("equal", "", 1.0), guide("10 % more or less", "4 4", 1.1), guide("10 % more or less", "4 4", 0.9)];
+    let tenth = "10 % higher or lower";
+    let guides = [guide("equal", "", 1.0), guide(tenth, "4 4", 1.1), guide(tenth, "4 4", 0.9)];
     let lines = guides.into_iter().chain(lines).collect();
     let panel = Panel {
         title: String::new(),
@@ -290,5 +290,5 @@ pub fn prediction(view: &View) -> Option<String> {
         y: Axis::new("predicted, tokens/s", Scale::Log),
         lines,
     };
-    Some(Lines { title: "Measured and predicted".into(), under: String::new(), panels: vec![panel] }.svg())
+    Some(Lines { title: "Measured and predicted speed".into(), under: String::new(), panels: vec![panel] }.svg())
 }

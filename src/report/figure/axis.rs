@@ -9,7 +9,7 @@ pub enum Scale {
     Log,
 }
 
-/// Largest number that has room on an axis; its inverse is the smallest.
+/// Largest number that an axis shows; its inverse is the smallest.
 const MOST: f64 = 1e30;
 
 /// An axis of some length in pixels.
@@ -23,7 +23,7 @@ pub struct Ruler {
 }
 
 impl Ruler {
-    /// An axis on which all values have room; `length` may be negative, for axes that grow upwards.
+    /// An axis that is long enough for all values; `length` may be negative, for axes that grow upwards.
     pub fn new(scale: Scale, values: impl Iterator<Item = f64>, start: f64, length: f64) -> Ruler {
         // A damaged file may say anything; an axis wants numbers that it can divide.
         let good = |value: &f64| match scale {

@@ -1,4 +1,4 @@
-//! Horizontal bars, side by side for several conditions: what bars are called has room, however long.
+//! Horizontal bars, side by side for several conditions: the labels of bars may have any length.
 
 use super::super::svg::{Anchor, Rect, Svg};
 use super::axis::{Ruler, Scale, amount, tick};

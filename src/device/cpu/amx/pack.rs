@@ -71,7 +71,7 @@ impl Operand {
     /// to whole tiles is zero.
     ///
     /// # Panics
-    /// If the operand has not these vectors or `to` no room for them.
+    /// If the operand has not these vectors or `to` is too short for them.
     pub fn pack(&self, side: Side, vectors: Range<usize>, depth: Range<usize>, to: &mut [f32]) {
         assert!(vectors.len() <= BLOCK && vectors.end <= self.vectors && depth.end <= self.depth);
         assert!(to.len() >= depth.len().div_ceil(32) * 512);

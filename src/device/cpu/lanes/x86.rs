@@ -114,7 +114,7 @@ impl Avx2 {
     #[inline(always)]
     fn portable(self) -> Portable {
         let mut lanes = [0f32; 16];
-        // SAFETY: room for sixteen numbers.
+        // SAFETY: the array holds sixteen numbers.
         unsafe {
             self.store(lanes.as_mut_ptr());
             Portable::load(lanes.as_ptr())

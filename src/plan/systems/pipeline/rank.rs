@@ -358,13 +358,13 @@ impl<'a> Writer<'a> {
             list.push(lane, Action::Cast { src: sum, dst: region });
         }
         let (what, algorithm) = (Collective::AllReduce, Algorithm::Ring);
-        let room = scratch(what, algorithm, sum.len, ends.len());
+        let needed = scratch(what, algorithm, sum.len, ends.len());
         let call = Call {
             comm,
             what,
             algorithm,
             region,
-            scratch: room.map(|len| self.slots.add("tied scratch", len, wire, Segment::Gradient)),
+            scratch: needed.map(|len| self.slots.add("tied scratch", len, wire, Segment::Gradient)),
             payload: Payload::Gradient(place.shard, place.range),
         };
         list.push(lane, Action::Collective(call));

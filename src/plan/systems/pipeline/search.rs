@@ -21,8 +21,8 @@ struct Switches {
     fill_all: bool,
     /// Of a forward and a backward that could both start, take the forward.
     forward_first: bool,
-    /// A stage whose forward finds no room frees some at once.
-    make_room: bool,
+    /// A stage that has no memory for its next forward frees some at once.
+    free_memory: bool,
     /// A gradient of parameters also fills a gap that would make its stage the one that has waited longest.
     spare_worst: bool,
 }
@@ -43,8 +43,8 @@ impl Switches {
         [Start::Full, Start::Short, Start::OnTime].into_iter().flat_map(|start| {
             (0..16).map(move |bits: u32| {
                 let bit = |i: u32| bits >> i & 1 == 1;
-                let (fill_all, forward_first, make_room, spare_worst) = (bit(0), bit(1), bit(2), bit(3));
-                Switches { start, fill_all, forward_first, make_room, spare_worst }
+                let (fill_all, forward_first, free_memory, spare_worst) = (bit(0), bit(1), bit(2), bit(3));
+                Switches { start, fill_all, forward_first, free_memory, spare_worst }
             })
         })
     }
@@ -124,10 +124,10 @@ fn greedy(task: &Task, limit: usize, ahead: usize, switches: Switches) -> Found 
             let in_time = switches.start != Start::OnTime || forwards == 0 || !late;
             backwards > 0 || (forwards < start.min(limit) && in_time)
         };
-        let room = forwards - weights < limit;
+        let fits = forwards - weights < limit;
         let forward = stage.inputs.get(forwards).copied().filter(|_| wanted);
         let backward = stage.dx.get(backwards).copied().filter(|_| backwards < forwards);
-        let (f, b) = (forward.filter(|_| room).unwrap_or(f64::INFINITY), backward.unwrap_or(f64::INFINITY));
+        let (f, b) = (forward.filter(|_| fits).unwrap_or(f64::INFINITY), backward.unwrap_or(f64::INFINITY));
         let now = stage.free;
         let next = if b <= now && f <= now {
             if switches.forward_first { (now, Pass::Forward) } else { (now, Pass::Backward) }
@@ -138,9 +138,9 @@ fn greedy(task: &Task, limit: usize, ahead: usize, switches: Switches) -> Found 
         };
         let gap = next.0 - now;
         if weights < backwards && gap > 0.0 {
-            let crowded = switches.make_room && !room && forward.is_some_and(|f| f <= now);
+            let full = switches.free_memory && !fits && forward.is_some_and(|f| f <= now);
             let worst = switches.spare_worst && stage.waited + gap > most;
-            if gap >= durations.weight[chunk] || switches.fill_all || crowded || worst {
+            if gap >= durations.weight[chunk] || switches.fill_all || full || worst {
                 return Some((now, Pass::Weight));
             }
         }

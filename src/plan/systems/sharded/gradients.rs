@@ -197,14 +197,14 @@ impl Writer<'_> {
             return;
         }
         let algorithm = Algorithm::Ring;
-        let room = scratch(what, algorithm, region.len, members);
+        let partial = scratch(what, algorithm, region.len, members);
         let place = usize::from(matches!(channel, Channel::Across));
         let call = Call {
             comm: channel.comm(),
             what,
             algorithm,
             region,
-            scratch: room.map(|len| self.gradients.scratch[place].take(self.slots, len)),
+            scratch: partial.map(|len| self.gradients.scratch[place].take(self.slots, len)),
             payload: Payload::Gradient(shard, range),
         };
         list.push(self.lane(channel), Action::Collective(call));
