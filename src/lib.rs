@@ -17,7 +17,7 @@
 //!
 //! # The modules
 //!
-//! From the ground up; a module imports only modules above it in this list, which `tests/house.rs` checks:
+//! From the ground up; a module imports only modules above it in this list, which `tests/modules.rs` checks:
 //!
 //! - `output`: standard output that may be closed or full
 //! - `paths`: paths as people write them
