@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use tawpipe::data::{Order, Valid};
-use tawpipe::deck::{self, Deck, Schedule, Seconds};
+use tawpipe::deck::{self, Deck, Memory, Schedule, Seconds};
 use tawpipe::metrics::{Record, Row, Validation};
 use tawpipe::plan::systems::SystemOptions;
 use tempfile::TempDir;
@@ -69,7 +69,14 @@ fn with(old: &str, new: &str) -> String {
 #[test]
 fn decks_are_resolved_and_round_trip() {
     let folder = folder(DECK);
-    let sets = ["optim.lr=2", "run.wall_time=01:30:00", "optim.schedule=wsd", "data.valid=../other.txt"];
+    let sets = [
+        "optim.lr=2",
+        "run.wall_time=01:30:00",
+        "optim.schedule=wsd",
+        "data.valid=../other.txt",
+        "cluster.memory=1.5 GiB",
+        "run.folder=..",
+    ];
     let deck = Deck::read(&folder.path().join("deck.toml"), &sets.map(String::from)).unwrap();
     let shape = deck.model.shape().unwrap();
     assert_eq!((shape.kv_heads, shape.head_dim, shape.ffn, shape.vocab), (4, 8, 96, 256));
@@ -78,6 +85,9 @@ fn decks_are_resolved_and_round_trip() {
     assert_eq!(deck.data.valid, Valid::File(home.parent().unwrap().join("other.txt")));
     assert_eq!((deck.optim.lr, deck.optim.schedule, deck.data.order), (2.0, Schedule::Wsd, Order::Random));
     assert_eq!(deck.run.wall_time, Some(Seconds(5400.0)));
+    assert_eq!(deck.cluster.memory, Some(Memory(3 << 29)));
+    // As text, because paths with and without a slash at their end are equal.
+    assert_eq!(deck.run.folder.as_ref().unwrap().as_os_str(), home.parent().unwrap().as_os_str());
     assert!(matches!(deck.system, SystemOptions::Tawpipe(_)));
 
     let elsewhere = tempfile::tempdir().unwrap();
@@ -110,6 +120,7 @@ fn bad_decks_are_refused() {
         (with("steps = 10", "dtype = \"f16\""), &["run.dtype = \"f16\"", "\"f32\" or \"bf16\""]),
         (with("seq = 8", "order = \"shuffled\""), &["data.order", "\"sequential\" or \"random\""]),
         (with("seq = 8", "valid = 1.5"), &["data.valid = 1.5", "a fraction from 0 to below 1"]),
+        (with("seq = 8", "valid = 1.0"), &["data.valid = 1", "a fraction from 0 to below 1"]),
         (with("heads = 4", "heads = 5"), &["model.dim = 32 is no multiple of model.heads = 5"]),
         (with("heads = 4", "heads = 4\nkv_heads = 3"), &["model.heads = 4 is no multiple of model.kv_heads = 3"]),
         (with("heads = 4", "heads = 4\nhead_dim = 7"), &["model.head_dim = 7 is odd"]),
@@ -120,6 +131,10 @@ fn bad_decks_are_refused() {
         (with("text = ", "tokens = \"t\"\ntext = "), &["data.text and data.tokens exclude each other"]),
         (with("global = 4", "global = 5"), &["batch.global = 5 is no multiple of batch.micro = 2"]),
         (with("steps = 10", "steps = 10\n[optim]\nlr = -1.0"), &["optim.lr = -1 must be above 0"]),
+        (
+            with("steps = 10", "steps = 10\n[optim]\nlr = 0.01\nmin_lr = 0.02"),
+            &["optim.min_lr = 0.02", "from 0 to optim.lr"],
+        ),
         (with("\"tawpipe\"", "\"tawpip\""), &["system.name = \"tawpip\"", "single", "tawpipe"]),
         (with("\"tawpipe\"", "\"tawpipe\"\nstager = \"none\""), &["system.stager", "did you mean system.stagger?"]),
         (with("[batch]", "[cluster]\nmemory = \"lots\"\n[batch]"), &["cluster.memory = \"lots\"", "24 GiB"]),

@@ -137,6 +137,12 @@ fn bad_files_are_refused() {
     let error = open(Request { vocab: 256, ..tokens(TokenType::U16) });
     assert!(matches!(error, DataError::Vocabulary { position: 256, id: 256, vocab: 256, .. }), "{error}");
     assert!(error.to_string().contains("tokens.bin"), "{error}");
+    // Also far into a file, which is read in pieces.
+    let long = counting(folder.path(), 6000, TokenType::U16);
+    let error = open(Request { vocab: 5000, ..request(Source::Tokens(long, TokenType::U16), 5) });
+    assert!(matches!(error, DataError::Vocabulary { position: 5000, id: 5000, .. }), "{error}");
+    let path = counting(folder.path(), 300, TokenType::U16);
+    let tokens = |kind| request(Source::Tokens(path.clone(), kind), 5);
 
     let error = open(Request { seq: 300, ..tokens(TokenType::U16) });
     assert!(matches!(error, DataError::Short { seq: 300, have: 300, .. }), "{error}");

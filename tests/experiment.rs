@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use tawpipe::experiment::Experiment;
 use tawpipe::results::{Outcome, Record, read_folder};
 use tempfile::TempDir;
 
@@ -126,6 +127,14 @@ fn axes_are_multiplied_out() {
     assert_eq!(list.lines().count(), 2 * 2 * 2 * 2, "{list}");
     assert!(list.contains("    2     2 missing  ddp.2x2.unshaped.deck.s64.g24\n"), "{list}");
     assert!(list.contains("    1     2 left-out pytorch.1x2.unshaped.deck.s32.g12\n"), "{list}");
+    // A cell of several tables is run as often as the one says that wants most.
+    let file = lab.folder.path().join("small.toml");
+    let more = fs::read_to_string(&file).unwrap()
+        + "rounds = 5\n[[cells]]\nnodes = [2]\nranks = [2]\nseq = [64]\nglobal = 24\nsystems = [\"DDP\"]\n";
+    fs::write(&file, more).unwrap();
+    let cells = Experiment::read(&file).unwrap().cells(None).unwrap();
+    let rounds = |id: &str| cells.iter().find(|planned| planned.cell.id.starts_with(id)).unwrap().rounds;
+    assert_eq!((rounds("ddp.2x2.unshaped.deck.s64"), rounds("ddp.2x1.unshaped.deck.s64")), (5, 2));
     let only = text(&lab.run(&["--dry-run", "--only", "ddp.1x1", "--only", "2x2.unshaped.deck.s32"]).stdout);
     assert_eq!(only.lines().count(), 4, "{only}");
     assert_eq!(lab.run(&["--only", "nothing"]).status.code(), Some(2));

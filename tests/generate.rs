@@ -159,6 +159,19 @@ fn models_of_token_ids_ask_for_a_tokenizer() {
     }
 }
 
+/// A prompt whose tokens the model does not have is refused, from the first such id on.
+#[test]
+fn tokens_that_the_model_has_not_are_refused() {
+    let folder = folder(DECK);
+    let at = folder.path();
+    done(at, &["train", "deck.toml", "--set", "run.steps=1"]);
+    let larger = WORDS.replace("\"same\": 11", "\"same\": 11, \"zebra\": 12");
+    std::fs::write(at.join("larger.json"), larger).unwrap();
+    let generate = |prompt| ["generate", "run", "--tokenizer", "larger.json", "--prompt", prompt, "--tokens", "2"];
+    assert!(done(at, &generate("the same")).starts_with("the same"));
+    refused(at, &generate("the zebra"), &["token 12", "the model knows only 12"]);
+}
+
 /// A run is complete without the tokenizer it was started with, which it keeps a copy of: it goes on, generates and is
 /// exported, also from another place.
 #[test]

@@ -254,6 +254,9 @@ fn a_megatron_index_gives_the_type() {
     assert!(text.contains("corpus.bin") && text.contains("data.token_type is \"i32\", not \"u16\""), "{text}");
     index(5);
     assert!(open(TokenType::U32).unwrap_err().contains("a type that is not supported"));
+    // A file of this name that is no index of Megatron's says nothing.
+    std::fs::write(path.with_extension("idx"), [5; 60]).unwrap();
+    assert!(open(TokenType::U32).is_ok());
 }
 
 /// Ids that look like those of another type are remarked on; ids that only begin with zeros, or are few, are not.

@@ -62,3 +62,23 @@ pub fn foresee(machine: &Description, cell: &Cell) -> Option<Prediction> {
     let job = cell.job(Default::default())?;
     predict(&job, &describe(machine, cell)).ok().map(|forecast| forecast.prediction)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::read_folder;
+
+    /// Nodes of a virtual cluster share the cores of the machine that it runs on, each according to its ranks; on the machine
+    /// itself all ranks share all of them.
+    #[test]
+    fn nodes_share_the_cores() {
+        let record = read_folder("docs/results/headline".as_ref()).unwrap().swap_remove(0);
+        let mut machine = Description::read("docs/results/headline/calibration.toml".as_ref()).unwrap();
+        machine.nodes = vec![Node { count: 2, ranks: 2, groups: None, cores: Some(3.0) }];
+        let mut cell = Cell { place: Place::VirtualCluster, ranks_per_node: vec![1, 2], ..record.cell };
+        let cores = |cell: &Cell| -> Vec<_> { describe(&machine, cell).nodes.iter().map(|node| node.cores).collect() };
+        assert_eq!(cores(&cell), [Some(2.0), Some(4.0)]);
+        cell.place = Place::Machine;
+        assert_eq!(cores(&cell), [Some(6.0)]);
+    }
+}

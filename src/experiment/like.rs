@@ -81,3 +81,25 @@ pub fn link(cell: &Cell, ratio: &Ratio, probe: &Record, counted: &Counted) -> Op
     );
     Some(Link { rate: Some(rate), derivation: Some(derivation), ..cell.link.clone() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::read_folder;
+
+    /// At the derived rate a step's transfer takes as many times its computation as the ratio says.
+    #[test]
+    fn the_ratio_is_kept() {
+        let measured = read_folder("docs/results/overlap".as_ref()).unwrap();
+        let probe = measured.iter().find(|record| record.cell.id == "tawpipe.2x1.unshaped.tiny.s256.g32").unwrap();
+        let counted = probe.counted.as_ref().unwrap();
+        let ratio = Ratio { value: 0.25, words: "On the cluster it is 0.25".into() };
+        let found = link(&probe.cell, &ratio, probe, counted).unwrap();
+        // Of the busier node.
+        let (bits, step) = (8.0 * 74_874_880.0, probe.median(|step| Some(step.step_s)).unwrap());
+        let transfer = bits / found.rate.unwrap();
+        assert!((transfer / step - 0.25).abs() < 0.25 * 0.006, "{transfer} s of {step} s");
+        let words = found.derivation.unwrap();
+        assert!(words.starts_with("On the cluster it is 0.25. Here TawPipe sends"), "{words}");
+    }
+}

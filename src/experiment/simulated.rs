@@ -130,6 +130,30 @@ pub fn grown(machine: &Description, sizes: &[usize], rate: Option<f64>) -> Descr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::DeviceRates;
+    use crate::results::read_folder;
+
+    /// A cell that does not fit is simulated with the largest of half, a quarter, … of its micro-batch that does.
+    #[test]
+    fn what_does_not_fit_is_made_smaller() {
+        let mut measured = read_folder("docs/results/overlap".as_ref()).unwrap();
+        let at = measured.iter().position(|record| record.cell.id.starts_with("tawpipe.2x1")).unwrap();
+        let Record { cell, provenance, .. } = measured.swap_remove(at);
+        assert_eq!(cell.micro, 8);
+        let machine = Description::read("inputs/clusters/paper-3x8-10gbe.toml".as_ref()).unwrap();
+        let machine = grown(&machine, &[1, 1], None);
+        let needs = |micro| {
+            let job = Cell { micro, ..cell.clone() }.job(Costs::default()).unwrap();
+            predict(&job, &machine).unwrap().counted.peak() as f64
+        };
+        for fits in [8, 4, 2] {
+            let device = DeviceRates { memory: needs(fits), ..machine.device().clone() };
+            let machine = Some(machine.clone().with_device(device));
+            let planned = Planned { cell: cell.clone(), rounds: 1, probe: None, machine };
+            let record = record(&planned, &provenance);
+            assert_eq!((record.cell.micro, &record.outcome), (fits, &Outcome::Predicted));
+        }
+    }
 
     /// A cluster grows node by node and takes on the link of a cell.
     #[test]

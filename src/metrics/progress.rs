@@ -178,10 +178,13 @@ mod tests {
         }
         let calls = Calls::default();
         let mut progress = Progress::lines(2, Box::new(calls.clone()), Duration::ZERO);
-        progress.step(&Record { step: 1, loss: 4.0, ..Record::default() });
+        progress.step(&Record { step: 1, loss: 4.0, step_s: 60.0, ..Record::default() });
         progress.note("checkpoint run/checkpoints/step_1.h5");
         let calls = calls.0.lock().unwrap();
-        assert!(calls[0].starts_with("step 1/2  loss 4.0000") && calls[0].ends_with(" left\n"), "{calls:?}");
+        assert!(
+            calls[0].starts_with("step 1/2  loss 4.0000") && calls[0].ends_with("  1 min 00 s left\n"),
+            "{calls:?}"
+        );
         assert_eq!(calls[1..], ["checkpoint run/checkpoints/step_1.h5\n"]);
     }
 

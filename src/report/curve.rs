@@ -110,3 +110,30 @@ pub(super) fn thin(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     };
     points.chunks(every).map(mean).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A long line is drawn with few points, each the mean of its neighbours; a short one as it is.
+    #[test]
+    fn long_lines_are_thinned() {
+        let line = |len: usize| (0..len).map(|i| (i as f64, 2.0 * i as f64)).collect::<Vec<_>>();
+        assert_eq!(thin(line(3)), line(3));
+        let thinned = thin(line(4 * POINTS));
+        assert_eq!((thinned.len(), thinned[0], thinned[1]), (POINTS, (1.5, 3.0), (5.5, 11.0)));
+    }
+
+    /// The steep start of a training does not take up the drawing: what is above 1.2 times the loss after a sixteenth of the
+    /// steps and above 1.3 times every baseline is cut off. A training without one is drawn whole.
+    #[test]
+    fn the_start_is_cut_off() {
+        let steep: Vec<(f64, f64)> = (0..160).map(|i| (i as f64, if i < 5 { 50.0 } else { 2.0 })).collect();
+        let near = |(low, high): (f64, f64), wanted: (f64, f64)| {
+            assert!((low - wanted.0).abs() < 1e-9 && (high - wanted.1).abs() < 1e-9, "{low} to {high}");
+        };
+        near(limits(&steep, &[], &[]), (0.95 * 2.0, 1.02 * 2.4));
+        near(limits(&steep, &[], &[Baseline { name: "bytes".into(), bits: 4.0 }]), (0.95 * 2.0, 1.02 * 5.2));
+        near(limits(&[(0.0, 2.1), (1.0, 2.0)], &[], &[]), (0.95 * 2.0, 1.02 * 2.1));
+    }
+}

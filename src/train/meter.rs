@@ -115,6 +115,14 @@ pub fn peak_memory() -> u64 {
 mod tests {
     use super::*;
 
+    /// The peak of this process is in bytes: an array of 64 MB that is written to is in it.
+    #[test]
+    fn peak_memory_is_in_bytes() {
+        let array = std::hint::black_box(vec![1u8; 64_000_000]);
+        let peak = peak_memory();
+        assert!((64_000_000..1 << 40).contains(&peak), "{peak} bytes with {} in use", array.len());
+    }
+
     /// Ranks of a host have all cores that any of them is bound to, or what their control group allows; hosts are told
     /// apart.
     #[test]

@@ -245,6 +245,23 @@ fn bit_flips_are_found() {
     assert!(refusals > 500);
 }
 
+/// An attribute that another program has changed does not match the checkpoint's checksum of its attributes.
+#[test]
+fn attributes_are_sealed() {
+    let folder = TempDir::new().unwrap();
+    let shape = shape(false);
+    let (path, _) = saved(folder.path(), &shape, 3, 1);
+    let file = hdf5::File::open_rw(&path).unwrap();
+    let step = file.attr("step").unwrap();
+    assert_eq!(step.read_scalar::<u64>().unwrap(), 3);
+    step.write_scalar(&4u64).unwrap();
+    // The file stays open as long as anything of it.
+    drop(step);
+    file.close().unwrap();
+    let said = refused(&path, &shape).to_string();
+    assert!(said.contains("its attributes do not match their checksum"), "{said}");
+}
+
 /// Resuming passes over a damaged newest checkpoint; with none left it is bad input that says why.
 #[test]
 fn resume_falls_back_to_the_newest_good_checkpoint() {

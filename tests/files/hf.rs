@@ -74,6 +74,10 @@ fn both_kinds_of_config_are_read() {
     };
     let shape = read(&config4());
     assert_eq!((shape.head_dim, shape.kv_heads, shape.tied, shape.rope_theta), (16, 4, false, 10_000.0));
+    assert_eq!(shape.norm_eps, 1e-5);
+    let mut value = config4();
+    value.as_object_mut().unwrap().remove("rms_norm_eps");
+    assert_eq!(read(&value).norm_eps, 1e-6);
     let mut value = config4();
     value["rope_theta"] = json!(500_000);
     value["num_key_value_heads"] = json!(1);

@@ -119,6 +119,11 @@ fn a_damaged_journal_is_cut() {
         let steps: Vec<u64> = read_journal(&path).unwrap().steps.iter().map(|record| record.step).collect();
         assert_eq!(steps, [1, 2, 3, 4, 7], "{tail:?}");
     }
+    // A last line without its end, even if it can be read: a resume overwrites it.
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("metrics.jsonl");
+    fs::write(&path, record(1).json() + "\n" + &record(2).json()).unwrap();
+    assert_eq!(read_journal(&path).unwrap().steps.len(), 1);
     // A step that was reported twice: the second part of a run that had two writers.
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("metrics.jsonl");
@@ -211,6 +216,9 @@ fn inspect_tells_files_apart() {
     let see = |path: &Path| inspect(path).unwrap();
     let journal = see(&folder.path().join("metrics.jsonl"));
     assert!(journal.contains("tawpipe journal") && journal.contains("train: 2 rows"), "{journal}");
+    // First, last, least and greatest value.
+    let steps = journal.lines().find(|line| line.trim_start().starts_with("step ")).unwrap();
+    assert_eq!(steps.split_whitespace().take(5).collect::<Vec<_>>(), ["step", "1", "2", "1", "2"], "{journal}");
     assert!(see(folder.path()).contains("tawpipe run"));
     let parity = crate::hf::parity("a_mha4");
     assert!(see(&parity.join("init")).contains("Hugging Face folder"));

@@ -6,6 +6,29 @@ use tawpipe::train::learning_rate;
 
 use super::world::{deck, groups, program};
 
+/// The loss of a validation is the mean over all its tokens, also where the last batch is not full: 12 sequences give the same
+/// with batches of 8 and of 4. The learning rate is so small that no weight changes.
+#[test]
+fn validation_is_a_mean_over_tokens() {
+    let loss = |global: usize| {
+        let folder = tempfile::tempdir().unwrap();
+        let sets = [
+            format!("run.folder={:?}", folder.path().join("run")),
+            format!("batch.global={global}"),
+            // 96 tokens and the target of the last one, of 10241.
+            format!("data.valid={}", 97.5 / 10241.0),
+            "optim.lr=1e-30".into(),
+            "run.steps=1".into(),
+        ];
+        let sets = sets.each_ref().map(String::as_str);
+        let validations = program(&deck(TEXT, &[2], &sets), false).validations;
+        assert_eq!(validations.len(), 1);
+        validations[0].valid_loss
+    };
+    let (ragged, full) = (loss(8), loss(4));
+    assert!((ragged - full).abs() < 1e-6 * full && full > 1.0, "{ragged} and {full}");
+}
+
 const TEXT: &str = r#"
     model = { dim = 16, layers = 4, heads = 2, ffn = 24, vocab = 256 }
     data = { tokens = "tests/data/parity/a_mha4/tokens.bin", token_type = "i32", seq = 8 }
