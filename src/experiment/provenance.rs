@@ -45,13 +45,18 @@ pub fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// This program's version, with the commit where the program lies in a git repository.
+/// This program's version, with the commit where the program lies in a git repository, and `-dirty` if anything but the
+/// documentation, which holds results, has changed since.
 fn version() -> String {
     let version = env!("CARGO_PKG_VERSION");
-    let commit = super::launch::repository().and_then(|root| {
-        first_line(Command::new("git").arg("-C").arg(root).args(["describe", "--always", "--dirty", "--abbrev=10"]))
-    });
-    commit.map_or_else(|| version.to_string(), |commit| format!("{version} ({commit})"))
+    let git = |words: &[&str]| {
+        let root = super::launch::repository()?;
+        first_line(Command::new("git").arg("-C").arg(root).args(words))
+    };
+    let Some(commit) = git(&["describe", "--always", "--abbrev=10"]) else { return version.into() };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs"]);
+    let dirty = if changed.is_some_and(|line| !line.is_empty()) { "-dirty" } else { "" };
+    format!("{version} ({commit}{dirty})")
 }
 
 /// What stands behind `key:` in a file of /proc.

@@ -83,3 +83,23 @@ pub fn flops_per_token(shape: &ModelShape, seq: usize, causal: bool) -> f64 {
     let attention = if causal { 6.0 } else { 12.0 };
     6.0 * shape.matmul_params() as f64 + attention * (shape.layers * shape.q_dim() * seq) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A rank that waits is exposed to communication while something moves to or from it, and idle otherwise; what moves
+    /// while it computes is hidden.
+    #[test]
+    fn waiting_is_exposed_or_idle() {
+        let mut meter = Meter::default();
+        meter.moves(1.0, true);
+        meter.compute(3.0, true);
+        meter.moves(4.0, false);
+        meter.moves(5.0, true);
+        meter.compute(6.0, false);
+        meter.moves(7.0, false);
+        // Idle in the first second and from 7 to 10, exposed from 1 to 3 and from 6 to 7.
+        assert_eq!(meter.over(10.0), RankUse { busy: 3.0, exposed: 3.0, idle: 4.0 });
+    }
+}

@@ -6,6 +6,22 @@ use tawpipe::train::learning_rate;
 
 use super::world::{deck, groups, program};
 
+/// Validations and checkpoints come after every so many steps, and after the last one.
+#[test]
+fn validations_and_checkpoints_are_regular() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let path = format!("run.folder={run:?}");
+    let sets = [path.as_str(), "run.validate_every=2", "run.checkpoint_every=3", "data.valid=0.01"];
+    let history = program(&deck(TEXT, &[1], &sets), false);
+    let steps: Vec<u64> = history.validations.iter().map(|validation| validation.step).collect();
+    assert_eq!(steps, [2, 4, 5]);
+    let files = std::fs::read_dir(run.join("checkpoints")).unwrap();
+    let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["step_3.h5", "step_5.h5"]);
+}
+
 /// The loss of a validation is the mean over all its tokens, also where the last batch is not full: 12 sequences give the same
 /// with batches of 8 and of 4. The learning rate is so small that no weight changes.
 #[test]

@@ -9,7 +9,7 @@ use crate::report::Table;
 pub struct Column {
     /// Its head, with the unit.
     head: String,
-    /// What stands in it, without a full stop, and without semicolons, which separate the columns.
+    /// What stands in it, without a full stop.
     meaning: String,
 }
 
@@ -55,13 +55,13 @@ impl Defined {
 
 impl fmt::Display for Defined {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut definitions = Vec::new();
+        writeln!(f, "Columns:\n")?;
         // Neighbours that mean the same, such as one column for each number of ranks, are defined together.
         for alike in self.columns.chunk_by(|a, b| a.meaning == b.meaning) {
             let heads: Vec<String> = alike.iter().map(|column| format!("*{}*", column.head)).collect();
-            definitions.push(format!("{}: {}", heads.join(", "), alike[0].meaning));
+            writeln!(f, "- {}: {}", heads.join(", "), alike[0].meaning)?;
         }
-        write!(f, "Columns: {}.\n\n{}", definitions.join("; "), self.table)
+        write!(f, "\n{}", self.table)
     }
 }
 
@@ -76,7 +76,7 @@ mod tests {
         let mut table = Defined::new(vec![Column::new("series", "the system"), part(2), part(4)]);
         table.row(["DDP", "100", "50"].map(String::from).into());
         let text = table.to_string();
-        let first = "Columns: *series*: the system; *2 ranks*, *4 ranks*: efficiency in percent.\n\n| series |";
+        let first = "Columns:\n\n- *series*: the system\n- *2 ranks*, *4 ranks*: efficiency in percent\n\n| series |";
         assert!(text.starts_with(first) && text.contains("| DDP "), "{text}");
     }
 }
