@@ -22,6 +22,7 @@
 //! - `output`: standard output that may be closed or full
 //! - `paths`: paths as people write them
 //! - `units`: how numbers with units are written
+//! - `random`: random numbers that a seed gives on every machine
 //! - `model`: shapes, units, shards, parameter names, initial weights
 //! - `cluster`: which ranks share a fast link
 //! - `plan`: jobs, operations, memory; the checker; one file a system
@@ -65,6 +66,7 @@ pub mod nn;
 pub mod output;
 pub mod paths;
 pub mod plan;
+pub mod random;
 pub mod report;
 pub mod results;
 pub mod simulate;

@@ -9,6 +9,7 @@ const MODULES: &[&str] = &[
     "output",
     "paths",
     "units",
+    "random",
     "model",
     "cluster",
     "plan",

@@ -1,10 +1,12 @@
 //! Checksums of tensors that add up over any cut of the tensor.
 
+use crate::random::{STEP, mix};
+
 /// Sum over elements of a hash of (element index, bits), modulo 2^64. Because it is a sum, ranks that hold parts of a
 /// tensor add their parts; because the hash is a bijection for a given index, any change of one element shows.
 pub(super) fn checksum(start: usize, values: &[f32]) -> u64 {
     values.iter().enumerate().fold(0u64, |sum, (i, value)| {
-        let index = ((start + i) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let index = ((start + i) as u64).wrapping_mul(STEP);
         sum.wrapping_add(mix(index ^ u64::from(value.to_bits())))
     })
 }
@@ -31,13 +33,6 @@ pub(super) fn text(bytes: &[u8]) -> u64 {
         word[..chunk.len()].copy_from_slice(chunk);
         sum.wrapping_add(mix(mix(i as u64 + 1) ^ u64::from_le_bytes(word)))
     })
-}
-
-/// SplitMix64's finaliser.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

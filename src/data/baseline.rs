@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use crate::random::STEP;
+
 /// Longest context, so that context and next byte fit one 64-bit key beside their length.
 pub const MAX_CONTEXT: usize = 6;
 
@@ -18,7 +20,7 @@ impl Hasher for Spread {
         unreachable!("keys are u64");
     }
     fn write_u64(&mut self, key: u64) {
-        self.0 = (key ^ (key >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = (key ^ (key >> 32)).wrapping_mul(STEP);
         self.0 ^= self.0 >> 32;
     }
 }

@@ -1,11 +1,6 @@
 //! A random order without a table.
 
-/// SplitMix64's finaliser.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
+use crate::random::{STEP, mix};
 
 /// Where position `index` of `0..len` goes in the permutation keyed by (seed, epoch).
 ///
@@ -19,7 +14,7 @@ pub fn permute(seed: u64, epoch: u64, index: usize, len: usize) -> usize {
     assert!(index < len, "position {index} of a permutation of {len}");
     let half = (usize::BITS - (len - 1).leading_zeros()).div_ceil(2).max(1);
     let mask = (1u64 << half) - 1;
-    let key = mix(mix(seed).wrapping_add(epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    let key = mix(mix(seed).wrapping_add(epoch.wrapping_mul(STEP)));
     let mut at = index as u64;
     loop {
         let (mut left, mut right) = (at >> half, at & mask);

@@ -7,10 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rand_core::Rng as _;
+
 use crate::cluster::Rank;
 use crate::device::View;
 use crate::model::Dtype;
 use crate::plan::CommId;
+use crate::random::SplitMix64;
 
 use super::{Control, FabricError, Request, Wire};
 
@@ -127,20 +130,12 @@ impl Channel {
     }
 }
 
-/// SplitMix64, for delays.
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 /// A rank's messages in a world of threads.
 pub struct LocalWire {
     hub: Arc<Hub>,
     rank: Rank,
     number: usize,
-    random: u64,
+    random: SplitMix64,
     /// Started messages by request number: sender, receiver and whether it is complete.
     requests: Vec<Option<(Rank, Rank, Arc<AtomicBool>)>>,
     free: Vec<usize>,
@@ -161,7 +156,7 @@ impl Wire for LocalWire {
     fn send(&mut self, comm: CommId, to: Rank, data: View) -> Result<Request, FabricError> {
         self.hub.check()?;
         let options = self.hub.options;
-        let delay = options.delay.mul_f64(next(&mut self.random) as f64 / u64::MAX as f64);
+        let delay = options.delay.mul_f64(self.random.next_u64() as f64 / u64::MAX as f64);
         let eager = data.bytes() < options.eager;
         let done = Arc::new(AtomicBool::new(eager));
         let what = if eager {
@@ -222,8 +217,8 @@ impl LocalWorld {
     /// A wire for any communicators. All ranks make the same wires in the same order.
     pub fn wire(&self) -> LocalWire {
         let number = self.wires.replace(self.wires.get() + 1);
-        let mut random = self.hub.options.seed ^ self.rank as u64;
-        next(&mut random);
+        let mut random = SplitMix64::new(self.hub.options.seed ^ self.rank as u64);
+        random.next_u64();
         LocalWire { hub: self.hub.clone(), rank: self.rank, number, random, requests: Vec::new(), free: Vec::new() }
     }
 }

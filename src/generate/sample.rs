@@ -1,16 +1,18 @@
 //! From logits to a token.
 
+use crate::random::SplitMix64;
+
 /// Draws tokens; the same seed gives the same text.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     temperature: f32,
-    state: u64,
+    random: SplitMix64,
 }
 
 impl Sampler {
     /// Temperature 0 takes the likeliest token; 1 draws from the model's own distribution.
     pub fn new(temperature: f32, seed: u64) -> Self {
-        Sampler { temperature, state: seed }
+        Sampler { temperature, random: SplitMix64::new(seed) }
     }
 
     /// Draws a token from unnormalised log-probabilities, one a token.
@@ -21,7 +23,7 @@ impl Sampler {
             return best as u32;
         }
         let weights: Vec<f64> = logits.iter().map(|l| f64::from((l - top) / self.temperature).exp()).collect();
-        let mut rest = self.uniform() * weights.iter().sum::<f64>();
+        let mut rest = self.random.uniform() * weights.iter().sum::<f64>();
         for (id, weight) in weights.iter().enumerate() {
             rest -= weight;
             if rest < 0.0 {
@@ -29,14 +31,6 @@ impl Sampler {
             }
         }
         best as u32
-    }
-
-    /// A number in [0, 1), by SplitMix64.
-    fn uniform(&mut self) -> f64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

@@ -1,14 +1,9 @@
 //! Initial weights: a function of (seed, parameter name, element) only, so that every system at every world size
 //! starts from the same model.
 
-use super::{Init, Param};
+use crate::random::{STEP, mix};
 
-/// SplitMix64's finaliser: a good 64-bit mix.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
+use super::{Init, Param};
 
 /// Writes the initial values of a parameter's elements from number `start` on. Element i depends on (seed, name, i) alone, so
 /// parts may be written in any order and at the same time.
@@ -28,7 +23,7 @@ pub fn init(seed: u64, param: &Param, start: usize, out: &mut [f32]) {
     let uniform = |bits: u64| ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     // Box-Muller gives two normals a pair of uniforms: elements 2 i and 2 i + 1.
     let pair = |number: usize| {
-        let counter = key.wrapping_add((number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let counter = key.wrapping_add((number as u64).wrapping_mul(STEP));
         let radius = (-2.0 * uniform(mix(counter)).ln()).sqrt();
         let angle = std::f64::consts::TAU * uniform(mix(counter ^ 0x5851_f42d_4c95_7f2d));
         [(std * radius * angle.cos()) as f32, (std * radius * angle.sin()) as f32]

@@ -90,8 +90,8 @@ fn plot(svg: &mut String, run: &Run) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The range of loss shown: all of it, but of the steep start only what lies within twice the first sixteenth's end or
-/// a little above the baselines.
+/// The range of loss shown: all of it, but of the steep start only what lies at most a fifth above the first sixteenth's end, or
+/// three tenths above the baselines.
 fn limits(train: &[(f64, f64)], valid: &[(f64, f64)], baselines: &[Baseline]) -> (f64, f64) {
     let values = || train.iter().chain(valid).map(|point| point.1).chain(baselines.iter().map(|line| line.bits));
     let (least, most) = values().fold((f64::INFINITY, 0.0f64), |(low, high), y| (low.min(y), high.max(y)));

@@ -245,21 +245,89 @@ fn bit_flips_are_found() {
     assert!(refusals > 500);
 }
 
-/// An attribute that another program has changed does not match the checkpoint's checksum of its attributes.
+/// A flipped bit is found on loading, whatever parts of its tensor the ranks ask for: all of it together, all of it each, or a
+/// part that it is in or is not in. Resuming passes over such a checkpoint.
 #[test]
-fn attributes_are_sealed() {
+fn flipped_bits_are_found_on_loading() {
+    let folder = TempDir::new().unwrap();
+    let shape = shape(false);
+    let (good, _) = saved(folder.path(), &shape, 1, 1);
+    let (path, written) = saved(folder.path(), &shape, 2, 1);
+    let all = whole(&written);
+    let bytes = fs::read(&path).unwrap();
+    for which in 0..3 {
+        let tensor = &all[&("model.embed_tokens.weight".to_string(), which)];
+        for element in [1, tensor.len() - 2] {
+            let two = [tensor[element].to_le_bytes(), tensor[element + 1].to_le_bytes()].concat();
+            let at = bytes.windows(8).position(|words| words == two).unwrap();
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1;
+            fs::write(&path, flipped).unwrap();
+            // Ranks, the part that each takes, and of how many.
+            let together: fn(usize) -> usize = |rank| rank;
+            for (ranks, part, parts) in
+                [(1, together, 1), (2, together, 2), (2, |_| 0, 1), (2, together, 3), (1, |_| 1, 3)]
+            {
+                for result in world(ranks, |control| {
+                    let mut part = Part::new(&shape, 1, part(control.rank()), parts, |_, _, _| 0.0);
+                    load(&path, &shape, &mut part.pieces_mut(), control)
+                }) {
+                    let text = result.expect_err("refused").to_string();
+                    let words = "model.embed_tokens.weight does not match its checksum";
+                    assert!(text.contains(words), "{ranks} ranks, {parts} parts, element {element}: {text}");
+                }
+            }
+            let mut part = Part::new(&shape, 1, 0, 1, |_, _, _| 0.0);
+            let (found, _) = resume(folder.path(), None, &shape, &mut part.pieces_mut(), &Solo).unwrap();
+            assert_eq!(found, good);
+        }
+    }
+}
+
+/// What a checkpoint says about itself is sealed: numbers and texts that another program has changed in it, in a file that HDF5
+/// has nothing against, are refused.
+#[test]
+fn edited_attributes_are_refused() {
     let folder = TempDir::new().unwrap();
     let shape = shape(false);
     let (path, _) = saved(folder.path(), &shape, 3, 1);
-    let file = hdf5::File::open_rw(&path).unwrap();
-    let step = file.attr("step").unwrap();
-    assert_eq!(step.read_scalar::<u64>().unwrap(), 3);
-    step.write_scalar(&4u64).unwrap();
-    // The file stays open as long as anything of it.
-    drop(step);
-    file.close().unwrap();
-    let said = refused(&path, &shape).to_string();
-    assert!(said.contains("its attributes do not match their checksum"), "{said}");
+    let bytes = fs::read(&path).unwrap();
+    for (name, before) in [("step", 3), ("seed", u64::MAX - 1), ("tokens", (1 << 60) + 1)] {
+        fs::write(&path, &bytes).unwrap();
+        let edit = |value: u64| {
+            let file = hdf5::File::open_rw(&path).unwrap();
+            let attribute = file.attr(name).unwrap();
+            assert_eq!(attribute.read_scalar::<u64>().unwrap(), before);
+            attribute.write_scalar(&value).unwrap();
+            file.close().unwrap();
+        };
+        // Writing the same again is no change.
+        edit(before);
+        Checkpoint::open(&path).unwrap();
+        edit(before - 1);
+        let text = refused(&path, &shape).to_string();
+        assert!(text.contains("its attributes do not match their checksum"), "{text}");
+    }
+}
+
+/// A checkpoint whose end is missing is refused as soon as it is opened, before anything is read, also where its beginning says
+/// that it ends there, as a tool that repairs HDF5 files leaves it.
+#[test]
+fn a_missing_end_is_found() {
+    let folder = TempDir::new().unwrap();
+    let shape = shape(false);
+    let (path, _) = saved(folder.path(), &shape, 3, 1);
+    let elsewhere = TempDir::new().unwrap();
+    let (short, _) = saved(elsewhere.path(), &ModelShape { vocab: 30, ..shape.clone() }, 3, 1);
+    let (bytes, short) = (fs::read(&path).unwrap(), fs::read(short).unwrap());
+    // The superblock, with the end of the file and a checksum, is the first 48 bytes.
+    let mut cut = bytes[..short.len()].to_vec();
+    assert!(cut.len() < bytes.len() && cut[..48] != short[..48]);
+    cut[..48].copy_from_slice(&short[..48]);
+    fs::write(&path, cut).unwrap();
+    let error = refused(&path, &shape);
+    assert!(error.to_string().contains("is truncated: "), "{error}");
+    assert_eq!(Checkpoint::open(&path).unwrap_err(), error);
 }
 
 /// Resuming passes over a damaged newest checkpoint; with none left it is bad input that says why.
@@ -423,7 +491,7 @@ fn positions_are_kept() {
 }
 
 /// On a full disk all ranks get the same error, nobody hangs, the previous checkpoint stays, no half file remains and
-/// the next save succeeds once space is free. The disk fills at every possible place: in the HDF5 structure (rank 0),
+/// the next save succeeds once there is room. The disk fills at every possible place: in the HDF5 structure (rank 0),
 /// and in the data of the first, second and third rank.
 #[test]
 fn a_full_disk_is_an_error_on_all_ranks() {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::model::{ShardId, Unit};
+use crate::random::{STEP, mix};
 
 /// One micro-batch's contribution to a sum of an iteration: of a unit's gradient, or (for the head) to the loss.
 pub type Term = (usize, Unit);
@@ -76,17 +77,10 @@ impl Sum {
     }
 }
 
-/// Two rounds of SplitMix64's finaliser over the words, with different seeds.
+/// The words, mixed one after the other, from two seeds.
 fn hash(words: &[u64]) -> u128 {
-    let mix = |seed: u64| {
-        words.iter().fold(seed, |h, &word| {
-            let mut z = h ^ word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        })
-    };
-    u128::from(mix(0x5851_f42d_4c95_7f2d)) << 64 | u128::from(mix(0x1405_7b7e_f767_814f))
+    let from = |seed: u64| words.iter().fold(seed, |h, &word| mix(h ^ word.wrapping_mul(STEP)));
+    u128::from(from(0x5851_f42d_4c95_7f2d)) << 64 | u128::from(from(0x1405_7b7e_f767_814f))
 }
 
 /// What kind of parameter data.
