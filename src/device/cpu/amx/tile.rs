@@ -9,7 +9,9 @@ use super::super::simd::{Level, level};
 
 static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
     // CPUID leaf 7, EDX: AMX-BF16 is bit 22, AMX-TILE bit 24.
-    let features = __cpuid_count(7, 0).edx;
+    // SAFETY: every processor of this architecture has the instruction; newer versions of Rust declare the function safe.
+    #[allow(unused_unsafe, reason = "older versions of Rust need the block")]
+    let features = unsafe { __cpuid_count(7, 0) }.edx;
     let both = 1 << 22 | 1 << 24;
     // The kernel must agree to save eight more KiB of state: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
     // SAFETY: a system call without pointers; it changes nothing but the permission.
