@@ -1,4 +1,4 @@
-//! The way of a micro-batch through the model, shard by shard: up, and in training down again.
+//! The steps of a micro-batch through the model, shard by shard: forward, and in training backward.
 
 use crate::model::{ShardId, Shards, Unit};
 use crate::plan::build::List;

@@ -1,12 +1,12 @@
 //! Systems that replicate or cut up shards: `ddp`, `fsdp`, `hsdp`. Every rank takes its own micro-batches through the
 //! whole model; ranks differ in what they keep of it, and agree by all-gather, reduce-scatter and all-reduce.
 //!
-//! The three differ in a [`Recipe`] alone; read one of them, then [`rank`] (the walk through the model), [`gradients`]
+//! The three differ in a [`Recipe`] alone; read one of them, then [`rank`] (the steps of a rank), [`gradients`]
 //! (sums over ranks) and [`cache`] (where gathered weights lie).
 //!
-//! All ranks write their lists down along one walk: before a step the weights that come in under it, then its
+//! All ranks write their lists along the same steps: first the weights that come in while a step computes, then its
 //! computation, then the sums of its gradient. What ranks do together has the same place in all their lists, and an op
-//! waits only for what comes earlier, so nothing can wait in a circle. Ranks without a micro-batch in the last round
+//! waits only for ops before it, so no two ranks can wait for each other. Ranks without a micro-batch in the last round
 //! take part in its collectives with zeros; a group without any skips its own.
 
 mod cache;

@@ -1,4 +1,4 @@
-//! One rank's memory and lists: the walk through the model.
+//! One rank's memory and lists of ops.
 
 use std::ops::Range;
 

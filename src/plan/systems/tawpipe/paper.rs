@@ -121,11 +121,10 @@ impl Scheduler {
         (pass == Pass::Backward).then_some(shard)
     }
 
-    /// Whether the last gradient of a replicated shard is computed at a time.
-    fn gives_last(&self, shard: ShardId, time: usize) -> bool {
+    /// When the last gradient of a replicated shard is computed anywhere.
+    fn last_gradient(&self, shard: ShardId) -> Option<usize> {
         let gives = |s: &GroupStep| s.step.shard == shard && matches!(s.step.pass, Pass::Head | Pass::EmbedBackward);
-        let at = |time| (0..self.rounds.len()).any(|group| self.step(group, time).is_some_and(gives));
-        at(time) && !(time + 1..self.end()).any(at)
+        (0..self.end()).rfind(|&time| (0..self.rounds.len()).any(|group| self.step(group, time).is_some_and(gives)))
     }
 }
 
@@ -181,14 +180,15 @@ impl Writer<'_> {
         if training && self.micro(0).is_none() {
             self.replicated.clear(list, self.local);
         }
-        let replicated = self.replicated.shards.clone();
+        let with_end = |&shard: &ShardId| (shard, scheduler.last_gradient(shard));
+        let replicated: Vec<_> = self.replicated.shards.iter().map(with_end).collect();
         for time in 0..scheduler.end() {
             self.bring_weights(list, scheduler, time);
             self.compute(list, scheduler, time, training);
             if training {
                 self.take_gradients(list, scheduler, time);
             }
-            for &shard in replicated.iter().filter(|&&shard| training && scheduler.gives_last(shard, time)) {
+            for &(shard, _) in replicated.iter().filter(|&&(_, end)| training && end == Some(time)) {
                 self.replicated.sum(list, self.slots, self.local, shard);
             }
         }
